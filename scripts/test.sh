@@ -20,7 +20,7 @@ suites=(
 	"unit       packages=\$(go list ./... | grep -vE '/caddy-billing-portal(/(caddymodule|cmd|e2e)(/.*)?)?\$'); CGO_ENABLED=1 go test -json -count=1 -race -timeout 20m \$packages"
 	"caddy      go test -json -count=1 -p 1 -timeout 20m ./caddymodule/... ./cmd/..."
 	"e2e        go test -json -count=1 -p 1 -timeout 20m ./e2e/..."
-	"tools      go -C tools test -json -count=1 -timeout 5m ./..."
+	"tools      go -C tools test -json -count=1 -timeout 20m ./..."
 	"vet        go vet ./... && go -C tools vet ./..."
 )
 

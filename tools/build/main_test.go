@@ -2,7 +2,9 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -129,5 +131,31 @@ func TestRecipe(t *testing.T) {
 	}
 	if err := useCheckout(&b, root); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestCheckoutBuilds builds the recipe with this checkout in it, the way a user
+// would, and looks for the portal's modules in the Caddy that comes out. It
+// takes minutes while the build cache is cold.
+func TestCheckoutBuilds(t *testing.T) {
+	caddy := filepath.Join(t.TempDir(), "bin", "caddy")
+	if err := run(t.Context(), filepath.Join("..", "..", "xcaddy.json"), caddy, true); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), caddy, "list-modules", "--skip-standard").Output()
+	if err != nil {
+		t.Fatalf("listing the modules: %v", err)
+	}
+	modules := strings.Fields(string(out))
+	for _, want := range []string{
+		"billing_portal",
+		"http.handlers.billing_portal",
+		"billing_portal.stores.badger",
+		"billing_portal.providers.stripe",
+		"billing_portal.providers.sandbox",
+	} {
+		if !slices.Contains(modules, want) {
+			t.Errorf("the Caddy built from xcaddy.json lacks the module %s; it has, beside the standard ones:\n%s", want, out)
+		}
 	}
 }
