@@ -21,7 +21,7 @@ suites=(
 	"caddy      go test -json -count=1 -p 1 -timeout 20m ./caddymodule/... ./cmd/..."
 	"e2e        go test -json -count=1 -p 1 -timeout 20m ./e2e/..."
 	"tools      go -C tools test -json -count=1 -timeout 20m ./..."
-	"vet        go vet ./... && go -C tools vet ./..."
+	"vet        go vet ./... && go -C tools vet ./... && unformatted=\$(gofmt -l .) && if [ -n \"\$unformatted\" ]; then echo \"gofmt -w is due for: \$unformatted\"; exit 1; fi"
 )
 
 case " $(go env GOFLAGS) " in
