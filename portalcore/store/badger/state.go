@@ -1,0 +1,109 @@
+package badger
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+const (
+	stateFile = "portal.state"
+
+	// copyTolerance is how far a file's change time may be from the time we
+	// wrote it: as long as a slow disk takes to sync.
+	copyTolerance = 10 * time.Second
+)
+
+// state is the file beside the data that says whether the store was closed
+// cleanly. It is written with a sync when the store opens and when it has
+// closed.
+type state struct {
+	Schema    int       `json:"schema"`
+	Run       string    `json:"run"` // of the data it belongs to
+	Clean     bool      `json:"clean"`
+	HighWater time.Time `json:"high_water"` // latest wall clock
+
+	// Inode and WrittenAt (by the machine's clock) tell this file from a copy
+	// of it, and so a store from one that was restored from a backup. A copy
+	// has another inode or a later change time; neither can be set by hand.
+	// Zero where the system does not tell.
+	Inode     uint64    `json:"inode,omitempty"`
+	WrittenAt time.Time `json:"written_at"`
+}
+
+// readState returns the state in dir, nil when there is none. A file that does
+// not parse counts as "not closed cleanly".
+func readState(dir string) (*state, error) {
+	b, err := os.ReadFile(filepath.Join(dir, stateFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening the store: %w", err)
+	}
+	var st state
+	if err := json.Unmarshal(b, &st); err != nil {
+		return &state{}, nil
+	}
+	return &st, nil
+}
+
+// writeState replaces the state in dir, durably and as a whole.
+func writeState(dir string, st state) error {
+	if err := replaceState(dir, st); err != nil {
+		return fmt.Errorf("writing %s: %w", filepath.Join(dir, stateFile), err)
+	}
+	return nil
+}
+
+func replaceState(dir string, st state) error {
+	path := filepath.Join(dir, stateFile)
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if fi, err := f.Stat(); err == nil {
+		st.Inode, _, _ = fileIdentity(fi)
+	}
+	st.WrittenAt = time.Now().Round(0)
+	b, err := json.Marshal(st)
+	if err != nil {
+		return err
+	}
+	if _, err := f.Write(append(b, '\n')); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// copied reports whether the file at path is not the one that st was written
+// to.
+func (st *state) copied(path string) bool {
+	if st.Inode == 0 {
+		return false
+	}
+	fi, err := os.Stat(path)
+	if err != nil {
+		return true
+	}
+	inode, changed, ok := fileIdentity(fi)
+	if !ok {
+		return false
+	}
+	return inode != st.Inode || changed.Sub(st.WrittenAt).Abs() > copyTolerance
+}
