@@ -1,0 +1,3 @@
+// Package caddymodule is the Caddy shell around portalcore: it turns
+// configuration into a portal and has no rules of its own.
+package caddymodule

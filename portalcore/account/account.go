@@ -1,0 +1,139 @@
+// Package account keeps what the provider said about customers for a short
+// while: Cached for pages, Fresh for decisions, Drop for what is known to have
+// changed.
+package account
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/maypok86/otter/v2"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
+)
+
+// DefaultMaxAge is how long a page may show an account without asking the
+// provider again.
+const DefaultMaxAge = time.Minute
+
+const (
+	// keep is how long an account stays at hand for an outage of the provider.
+	keep = 30 * time.Minute
+	// entries bounds the memory: an account of a usual customer is a few kB.
+	entries = 10_000
+	// readTimeout bounds a read: it goes on when the first who asked went away.
+	readTimeout = 20 * time.Second
+)
+
+// Snapshot is an account as it was at a time.
+type Snapshot struct {
+	Account billing.Account
+	// Read is when it was read, by the portal's clock.
+	Read time.Time
+	// Version is the customer's account version it was read for.
+	Version uint64
+	// Stale is true where the provider did not answer and this is an older
+	// copy.
+	Stale bool
+}
+
+// Accounts reads accounts through a cache. Use New.
+type Accounts struct {
+	provider billing.Provider
+	now      func() time.Time
+	maxAge   time.Duration
+	cache    *otter.Cache[string, Snapshot]
+	reads    singleflight.Group
+}
+
+// New returns a cache in front of p. maxAge zero means DefaultMaxAge.
+func New(p billing.Provider, now func() time.Time, maxAge time.Duration) (*Accounts, error) {
+	if maxAge == 0 {
+		maxAge = DefaultMaxAge
+	}
+	c, err := otter.New(&otter.Options[string, Snapshot]{
+		MaximumSize:      entries,
+		ExpiryCalculator: otter.ExpiryWriting[string, Snapshot](keep),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Accounts{provider: p, now: now, maxAge: maxAge, cache: c}, nil
+}
+
+// Cached returns the account for a page. version is the customer's account
+// version: an account read for an older one is read again. Where the provider
+// does not answer, an older copy is returned with Stale set.
+func (a *Accounts) Cached(ctx context.Context, customer string, version uint64) (Snapshot, error) {
+	s, ok := a.cache.GetIfPresent(customer)
+	if ok && s.Version >= version && a.now().Sub(s.Read) < a.maxAge {
+		return s, nil
+	}
+	fresh, err := a.read(ctx, customer, version)
+	if err == nil {
+		return fresh, nil
+	}
+	var e *billing.Error
+	if ok && !(errors.As(err, &e) && e.Fault == billing.NotFound) {
+		s.Stale = true
+		return s, nil
+	}
+	return Snapshot{}, err
+}
+
+// Peek returns the account where it is at hand, whatever its age.
+func (a *Accounts) Peek(customer string) (Snapshot, bool) { return a.cache.GetIfPresent(customer) }
+
+// Fresh reads the account from the provider, for a decision.
+func (a *Accounts) Fresh(ctx context.Context, customer string, version uint64) (billing.Account, error) {
+	acct, err := a.provider.Account(ctx, customer)
+	if err != nil {
+		return billing.Account{}, err
+	}
+	a.put(customer, Snapshot{Account: acct, Read: a.now(), Version: version})
+	return acct, nil
+}
+
+// Drop forgets an account.
+func (a *Accounts) Drop(customer string) { a.cache.Invalidate(customer) }
+
+// read asks the provider once for all who ask at the same time.
+func (a *Accounts) read(ctx context.Context, customer string, version uint64) (Snapshot, error) {
+	// Readers for different versions must not share an answer: the older one's
+	// read may have begun before the change.
+	key := customer + "\x00" + strconv.FormatUint(version, 10)
+	done := a.reads.DoChan(key, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
+		defer cancel()
+		begun := a.now()
+		acct, err := a.provider.Account(ctx, customer)
+		if err != nil {
+			return nil, err
+		}
+		s := Snapshot{Account: acct, Read: begun, Version: version}
+		a.put(customer, s)
+		return s, nil
+	})
+	select {
+	case r := <-done:
+		if r.Err != nil {
+			return Snapshot{}, r.Err
+		}
+		return r.Val.(Snapshot), nil
+	case <-ctx.Done():
+		return Snapshot{}, &billing.Error{Fault: billing.Unavailable, Err: ctx.Err()}
+	}
+}
+
+// put keeps the newer of two snapshots.
+func (a *Accounts) put(customer string, s Snapshot) {
+	a.cache.Compute(customer, func(old Snapshot, found bool) (Snapshot, otter.ComputeOp) {
+		if found && (old.Version > s.Version || old.Version == s.Version && old.Read.After(s.Read)) {
+			return old, otter.CancelOp
+		}
+		return s, otter.WriteOp
+	})
+}

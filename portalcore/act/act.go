@@ -1,0 +1,517 @@
+// Package act is the corridor that every change walks through, from pages, the
+// customer's JSON and unlocked requests alike: pinned preview, ownership on the
+// fresh account, policy, journal, provider, settle. Nothing else calls
+// Provider.Execute.
+package act
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base32"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/portalcore/caddy-billing-portal/portalcore/account"
+	"github.com/portalcore/caddy-billing-portal/portalcore/audit"
+	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
+	"github.com/portalcore/caddy-billing-portal/portalcore/journal"
+	"github.com/portalcore/caddy-billing-portal/portalcore/policy"
+	"github.com/portalcore/caddy-billing-portal/portalcore/session"
+	"github.com/portalcore/caddy-billing-portal/portalcore/store"
+)
+
+// PinLife is how long a preview can be confirmed.
+const PinLife = 15 * time.Minute
+
+const (
+	// executeTimeout bounds one provider call. The browser going away does not
+	// end it.
+	executeTimeout = 40 * time.Second
+	// attempts is how often a step is sent in one go before it is "being
+	// checked"; always with the same key.
+	attempts = 3
+	// resend is how long after the first sending recovery sends the same key
+	// again; later it reads first, so that a click is not carried out hours
+	// after it was made.
+	resend = 10 * time.Minute
+	// quiet is how long after the last sending "not applied" is believed: longer
+	// than the provider may still be working on the request.
+	quiet = 2 * time.Minute
+	// giveUp is when an intent that cannot be settled by reading goes to a
+	// person.
+	giveUp = 72 * time.Hour
+)
+
+var (
+	// ErrNotFound says that the object is not the customer's, or is not there.
+	ErrNotFound = errors.New("act: no such object of this customer")
+	// ErrChanged says that the object changed since the page was drawn.
+	ErrChanged = errors.New("act: the object changed since the page was drawn")
+	// ErrNoPin says that a nonce is unknown, of another session, or too old.
+	ErrNoPin = errors.New("act: no such preview, or it is too old")
+	// ErrNothingSent says that the provider or the store failed before anything
+	// was sent: nothing changed.
+	ErrNothingSent = errors.New("act: nothing was sent, nothing changed")
+	// ErrNonce says that the nonce does not have the form of one.
+	ErrNonce = errors.New("act: malformed nonce")
+)
+
+// DeniedError carries the policy's decision.
+type DeniedError struct{ Decision policy.Decision }
+
+func (e *DeniedError) Error() string { return "act: " + policy.ErrDenied.Error() + ": " + e.Decision.Why }
+func (e *DeniedError) Unwrap() error { return policy.ErrDenied }
+
+// InvalidError says that the action itself is wrong: Field is the input,
+// Code a message key ("quantity_min", "quantity_max", "quantity_whole",
+// "price_unknown", "nothing_changes", "email", "required", "too_long",
+// "country"), Args its numbers.
+type InvalidError struct {
+	Field string
+	Code  string
+	Args  map[string]any
+}
+
+func (e *InvalidError) Error() string { return "act: " + e.Field + ": " + e.Code }
+
+// RefusedError says that the provider would not do it; nothing was sent to be
+// carried out.
+type RefusedError struct {
+	Code string
+	Err  error
+}
+
+func (e *RefusedError) Error() string { return "act: refused by the provider: " + e.Code }
+func (e *RefusedError) Unwrap() error { return e.Err }
+
+// Corridor carries actions out for one tenant.
+type Corridor struct {
+	Store    store.Store
+	Tenant   string
+	Provider billing.Provider
+	Accounts *account.Accounts
+	Journal  *journal.Journal
+	// Policy returns the policy with that name; nil (which denies) for a name
+	// that is not configured.
+	Policy func(name string) *policy.Policy
+	// Catalogue is what is offered now.
+	Catalogue func() *billing.Catalogue
+	Now       func() time.Time
+	Rand      io.Reader
+	Log       *zap.Logger
+}
+
+// Who acts: the session, the customer's account version that was read with it,
+// and the request's id for the audit trail.
+type Who struct {
+	session.Session
+	Version   uint64
+	RequestID string
+}
+
+// Pin is a preview that waits for its confirmation, on the server.
+type Pin struct {
+	Nonce   string          `json:"-"`
+	Preview billing.Preview `json:"preview"`
+	Account billing.Account `json:"-"` // as read for this preview; zero when read back
+	Created time.Time       `json:"created"`
+	Expires time.Time       `json:"expires"`
+	// Moved is the sum that the customer saw before the numbers moved.
+	Moved  bool          `json:"moved,omitempty"`
+	Before billing.Money `json:"before"`
+}
+
+// NewNonce makes the nonce of a form: 128 bits, one intent at most.
+func NewNonce(random io.Reader) (string, error) {
+	var b [16]byte
+	if _, err := io.ReadFull(random, b[:]); err != nil {
+		return "", fmt.Errorf("act: making a nonce: %w", err)
+	}
+	return strings.ToLower(base32.HexEncoding.WithPadding(base32.NoPadding).EncodeToString(b[:])), nil
+}
+
+const nonceLen = 26
+
+func validNonce(n string) bool {
+	if len(n) != nonceLen {
+		return false
+	}
+	for i := range len(n) {
+		if c := n[i]; !(c >= '0' && c <= '9' || c >= 'a' && c <= 'v') {
+			return false
+		}
+	}
+	return true
+}
+
+// IntentID is the intent that a nonce of a session stands for. However often
+// the form is posted, it is the same one; another session's nonce is another.
+func IntentID(tenant, sessionHash, nonce string) string {
+	h := sha256.Sum256([]byte("intent\x00" + tenant + "\x00" + sessionHash + "\x00" + nonce))
+	return strings.ToLower(base32.HexEncoding.WithPadding(base32.NoPadding).EncodeToString(h[:20]))
+}
+
+func (c *Corridor) pinKey(who Who, nonce string) []byte {
+	return store.Key(c.Tenant, "pin", who.Hash, nonce)
+}
+
+// Prepare previews an action that moves money and pins the preview: what the
+// customer then confirms is this, and no other number. It checks ownership and
+// policy on the fresh account first.
+func (c *Corridor) Prepare(ctx context.Context, who Who, a billing.Action) (Pin, error) {
+	acct, err := c.fresh(ctx, who)
+	if err != nil {
+		return Pin{}, err
+	}
+	if err := c.check(ctx, who, a, &acct); err != nil {
+		return Pin{}, err
+	}
+	if err := c.notBusy(ctx, who, a); err != nil {
+		return Pin{}, err
+	}
+	preview, err := c.preview(ctx, who, a, time.Time{})
+	if err != nil {
+		return Pin{}, err
+	}
+	pin, err := c.pin(ctx, who, preview, nil)
+	pin.Account = acct
+	return pin, err
+}
+
+func (c *Corridor) pin(ctx context.Context, who Who, preview billing.Preview, before *billing.Money) (Pin, error) {
+	nonce, err := NewNonce(c.Rand)
+	if err != nil {
+		return Pin{}, err
+	}
+	now := c.Now().UTC()
+	pin := Pin{Nonce: nonce, Preview: preview, Created: now, Expires: now.Add(PinLife)}
+	if before != nil {
+		pin.Moved, pin.Before = true, *before
+	}
+	value, err := json.Marshal(pin)
+	if err != nil {
+		return Pin{}, err
+	}
+	err = c.Store.Update(ctx, func(tx store.Tx) error {
+		return store.PutExpiring(tx, c.Tenant, c.pinKey(who, nonce), value, pin.Expires.Add(time.Hour))
+	})
+	if err != nil {
+		return Pin{}, fmt.Errorf("%w: %w", ErrNothingSent, err)
+	}
+	return pin, nil
+}
+
+// ReadPin reads a pinned preview of this session.
+func (c *Corridor) ReadPin(ctx context.Context, who Who, nonce string) (Pin, error) {
+	if !validNonce(nonce) {
+		return Pin{}, ErrNoPin
+	}
+	values, err := c.Store.GetAll(ctx, c.pinKey(who, nonce))
+	if err != nil {
+		return Pin{}, err
+	}
+	if values[0] == nil {
+		return Pin{}, ErrNoPin
+	}
+	var pin Pin
+	if err := json.Unmarshal(values[0], &pin); err != nil {
+		return Pin{}, fmt.Errorf("act: reading a preview: %w", err)
+	}
+	pin.Nonce = nonce
+	if !c.Now().Before(pin.Expires) {
+		return pin, ErrNoPin
+	}
+	return pin, nil
+}
+
+// Confirmed is what became of a confirmation: an intent, or a new preview
+// where the numbers moved and nothing was sent.
+type Confirmed struct {
+	Intent journal.Intent
+	Fresh  *Pin
+}
+
+// Confirm carries out a pinned preview. Posting the same nonce again returns
+// the same intent. Where anything moved since the pin was made, nothing is
+// sent and a fresh pin is returned instead.
+func (c *Corridor) Confirm(ctx context.Context, who Who, nonce string) (Confirmed, error) {
+	if !validNonce(nonce) {
+		return Confirmed{}, ErrNoPin
+	}
+	if i, ok, err := c.existing(ctx, who, nonce); err != nil {
+		return Confirmed{}, err
+	} else if ok {
+		i, err = c.follow(ctx, i)
+		return Confirmed{Intent: i}, err
+	}
+	pin, err := c.ReadPin(ctx, who, nonce)
+	if errors.Is(err, ErrNoPin) && pin.Nonce != "" {
+		// Too old: the customer gets a fresh one of the same action.
+		fresh, err := c.Prepare(ctx, who, pin.Preview.Action)
+		return Confirmed{Fresh: &fresh}, err
+	}
+	if err != nil {
+		return Confirmed{}, err
+	}
+	acct, err := c.fresh(ctx, who)
+	if err != nil {
+		return Confirmed{}, err
+	}
+	a := pin.Preview.Action
+	if err := c.check(ctx, who, a, &acct); err != nil {
+		return Confirmed{}, err
+	}
+	again, err := c.preview(ctx, who, a, pin.Preview.At)
+	if err != nil {
+		return Confirmed{}, err
+	}
+	if !pin.Preview.SameTerms(again) {
+		// The proration moment may be the reason (a renewal in between), so the
+		// fresh one chooses its own.
+		now, err := c.preview(ctx, who, a, time.Time{})
+		if err != nil {
+			return Confirmed{}, err
+		}
+		fresh, err := c.pin(ctx, who, now, &pin.Preview.DueNow)
+		fresh.Account = acct
+		return Confirmed{Fresh: &fresh}, err
+	}
+	i, err := c.begin(ctx, who, nonce, again, &acct)
+	return Confirmed{Intent: i}, err
+}
+
+// Do carries out an action that moves no money now, so that the page itself
+// was the preview. version is the object version the page was drawn from; ""
+// does not compare. nonce makes the form good for one intent.
+func (c *Corridor) Do(ctx context.Context, who Who, nonce, version string, a billing.Action) (journal.Intent, error) {
+	if !validNonce(nonce) {
+		return journal.Intent{}, ErrNonce
+	}
+	if i, ok, err := c.existing(ctx, who, nonce); err != nil {
+		return journal.Intent{}, err
+	} else if ok {
+		return c.follow(ctx, i)
+	}
+	acct, err := c.fresh(ctx, who)
+	if err != nil {
+		return journal.Intent{}, err
+	}
+	if err := c.check(ctx, who, a, &acct); err != nil {
+		return journal.Intent{}, err
+	}
+	preview, err := c.preview(ctx, who, a, time.Time{})
+	if err != nil {
+		return journal.Intent{}, err
+	}
+	if version != "" && preview.ObjectVersion != version {
+		return journal.Intent{}, ErrChanged
+	}
+	return c.begin(ctx, who, nonce, preview, &acct)
+}
+
+func (c *Corridor) existing(ctx context.Context, who Who, nonce string) (journal.Intent, bool, error) {
+	i, err := c.Journal.Get(ctx, who.Customer, IntentID(c.Tenant, who.Hash, nonce))
+	switch {
+	case err == nil:
+		return i, true, nil
+	case errors.Is(err, store.ErrNotFound):
+		return journal.Intent{}, false, nil
+	}
+	return journal.Intent{}, false, fmt.Errorf("%w: %w", ErrNothingSent, err)
+}
+
+// fresh reads the account for a decision. A failure is before anything left.
+func (c *Corridor) fresh(ctx context.Context, who Who) (billing.Account, error) {
+	acct, err := c.Accounts.Fresh(ctx, who.Customer, who.Version)
+	if err != nil {
+		return billing.Account{}, fmt.Errorf("%w: %w", ErrNothingSent, err)
+	}
+	return acct, nil
+}
+
+func (c *Corridor) preview(ctx context.Context, who Who, a billing.Action, at time.Time) (billing.Preview, error) {
+	p, err := c.Provider.Preview(ctx, who.Customer, a, at)
+	switch billing.FaultOf(err) {
+	case "":
+		return p, nil
+	case billing.NotFound:
+		return billing.Preview{}, fmt.Errorf("%w: %w", ErrNotFound, err)
+	case billing.Refused:
+		return billing.Preview{}, &RefusedError{Code: billing.CodeOf(err), Err: err}
+	}
+	return billing.Preview{}, fmt.Errorf("%w: %w", ErrNothingSent, err)
+}
+
+// notBusy says early that another change is being checked; begin decides.
+func (c *Corridor) notBusy(ctx context.Context, who Who, a billing.Action) error {
+	id, err := c.Journal.Busy(ctx, who.Customer, a.Object(who.Customer))
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrNothingSent, err)
+	}
+	if id != "" {
+		return &journal.BusyError{Intent: id}
+	}
+	return nil
+}
+
+// check is ownership, sense and policy of an action, on the fresh account.
+func (c *Corridor) check(ctx context.Context, who Who, a billing.Action, acct *billing.Account) error {
+	req := policy.Request{Action: policy.ActionOf(a.Kind), Role: who.Role, Permissions: who.Permissions}
+	var sub *billing.Subscription
+	switch a.Kind {
+	case billing.ChangePlan, billing.DropPending, billing.Cancel, billing.Resume:
+		var ok bool
+		if sub, ok = acct.Subscription(a.Subscription); !ok {
+			return ErrNotFound
+		}
+		req.From = c.planKey(sub)
+	case billing.SetDefaultPaymentMethod:
+		if _, ok := acct.PaymentMethod(a.PaymentMethod); !ok {
+			return ErrNotFound
+		}
+	}
+	if a.Kind == billing.ChangePlan {
+		parts, ok := policy.PartsOf(c.Catalogue(), sub, a.Items)
+		if !ok {
+			return &InvalidError{Field: "price", Code: "price_unknown"}
+		}
+		if err := c.sensible(sub, a, parts); err != nil {
+			return err
+		}
+		req.Parts = parts
+	}
+	req.AnyDirection = a.Kind == billing.DropPending
+	if d := c.Policy(who.Configuration).Decide(req); !d.Allowed() {
+		if err := c.auditDenied(ctx, who, a); err != nil {
+			return err
+		}
+		return &DeniedError{Decision: d}
+	}
+	return nil
+}
+
+// sensible checks a change against the catalogue and the subscription.
+func (c *Corridor) sensible(sub *billing.Subscription, a billing.Action, parts []policy.Part) error {
+	if sub.Ended() || len(a.Items) == 0 {
+		return ErrNotFound
+	}
+	cat := c.Catalogue()
+	for _, ch := range a.Items {
+		lo, hi := int64(1), int64(billing.MaxQuantity)
+		if p, ok := cat.PlanOf(ch.Price); ok {
+			lo = max(p.MinQuantity, 1)
+			if p.MaxQuantity > 0 {
+				hi = min(p.MaxQuantity, hi)
+			}
+		}
+		switch {
+		case ch.Quantity < lo:
+			return &InvalidError{Field: "quantity", Code: "quantity_min", Args: map[string]any{"Min": lo}}
+		case ch.Quantity > hi:
+			return &InvalidError{Field: "quantity", Code: "quantity_max", Args: map[string]any{"Max": hi}}
+		}
+		if price, ok := cat.Price(ch.Price); ok && price.Currency != sub.Currency {
+			return &InvalidError{Field: "price", Code: "price_unknown"}
+		}
+	}
+	if len(parts) == 0 {
+		return &InvalidError{Field: "price", Code: "nothing_changes"}
+	}
+	return nil
+}
+
+func (c *Corridor) planKey(sub *billing.Subscription) string {
+	for _, it := range sub.Items {
+		if p, ok := c.Catalogue().PlanOf(it.Price.ID); ok {
+			return p.Key
+		}
+	}
+	return ""
+}
+
+func (c *Corridor) planName(items []billing.Item) string {
+	for _, it := range items {
+		if p, ok := c.Catalogue().PlanOf(it.Price.ID); ok {
+			return p.Name
+		}
+	}
+	for _, it := range items {
+		return it.Price.ProductName
+	}
+	return ""
+}
+
+func (c *Corridor) auditDenied(ctx context.Context, who Who, a billing.Action) error {
+	id, err := NewNonce(c.Rand)
+	if err != nil {
+		return err
+	}
+	r := audit.Record{
+		ID: id, Time: c.Now().UTC(), Customer: who.Customer, Actor: who.Actor, Role: who.Role,
+		Event: "denied", Action: string(a.Kind), Object: a.Object(who.Customer), RequestID: who.RequestID,
+	}
+	err = c.Store.Update(ctx, func(tx store.Tx) error { return audit.Put(tx, c.Tenant, r) })
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrNothingSent, err)
+	}
+	return nil
+}
+
+// begin writes the intent down and runs it.
+func (c *Corridor) begin(ctx context.Context, who Who, nonce string, p billing.Preview, acct *billing.Account) (journal.Intent, error) {
+	i := journal.Intent{
+		ID: IntentID(c.Tenant, who.Hash, nonce), Customer: who.Customer, Actor: who.Actor, Role: who.Role,
+		Session: who.Hash, Action: p.Action, Preview: p, Object: p.Action.Object(who.Customer), RequestID: who.RequestID,
+	}
+	i.Preview.Steps = nil
+	for n, s := range p.Steps {
+		i.Steps = append(i.Steps, journal.Step{Step: s, Key: journal.StepKey(i.ID, n)})
+	}
+	if sub, ok := acct.Subscription(p.Action.Subscription); ok {
+		i.FromPlan = c.planName(sub.Items)
+		i.ToPlan = i.FromPlan
+		if len(p.Items) > 0 {
+			i.ToPlan = c.planName(p.Items)
+		}
+	}
+	i, created, err := c.Journal.Plan(ctx, i)
+	if err != nil {
+		var busy *journal.BusyError
+		if errors.As(err, &busy) {
+			return journal.Intent{}, err
+		}
+		return journal.Intent{}, fmt.Errorf("%w: %w", ErrNothingSent, err)
+	}
+	if !created {
+		return c.follow(ctx, i)
+	}
+	// From here on the browser going away changes nothing.
+	return c.run(context.WithoutCancel(ctx), i)
+}
+
+// follow waits a short while for an intent that another request of the same
+// form is carrying out, so that a double click ends on the receipt.
+func (c *Corridor) follow(ctx context.Context, i journal.Intent) (journal.Intent, error) {
+	for range 40 {
+		if i.State != journal.Planned && i.State != journal.Sent {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return i, nil
+		case <-time.After(100 * time.Millisecond):
+		}
+		again, err := c.Journal.Get(ctx, i.Customer, i.ID)
+		if err != nil {
+			return i, err
+		}
+		i = again
+	}
+	return i, nil
+}

@@ -1,0 +1,175 @@
+package billing
+
+import (
+	"encoding/json"
+	"slices"
+	"time"
+)
+
+// ActionKind names a change that a customer can ask for.
+type ActionKind string
+
+// The actions of this build.
+const (
+	// ChangePlan sets price and quantity of a subscription's items, at once.
+	ChangePlan ActionKind = "change_plan"
+	// DropPending drops a change that waits for its payment.
+	DropPending ActionKind = "drop_pending"
+	// Cancel ends a subscription with its current period.
+	Cancel ActionKind = "cancel"
+	// Resume takes a Cancel back before the period ends.
+	Resume ActionKind = "resume"
+	// AddPaymentMethod sends the customer to the provider's page to enter a
+	// card and makes it the default, for the customer and for each of its
+	// subscriptions that has a default of its own.
+	AddPaymentMethod ActionKind = "add_payment_method"
+	// SetDefaultPaymentMethod makes a stored payment method the default on
+	// every level.
+	SetDefaultPaymentMethod ActionKind = "set_default_payment_method"
+	// UpdateDetails changes name, e-mail, phone or address.
+	UpdateDetails ActionKind = "update_details"
+)
+
+// Action is a change the customer asks for, as a value. Which members count
+// depends on Kind.
+type Action struct {
+	Kind ActionKind `json:"kind"`
+	// Subscription is the subscription's id (ChangePlan, DropPending, Cancel,
+	// Resume).
+	Subscription string `json:"subscription,omitempty"`
+	// Items are the subscription's items that change (ChangePlan). Items not
+	// named stay as they are.
+	Items []ItemChange `json:"items,omitempty"`
+	// PaymentMethod is the id to make default (SetDefaultPaymentMethod).
+	PaymentMethod string `json:"payment_method,omitempty"`
+	// Details are the new details (UpdateDetails); nil members stay.
+	Details *Details `json:"details,omitempty"`
+	// ReturnURL is where the provider's page leads back to, done or not
+	// (AddPaymentMethod): a URL of the portal.
+	ReturnURL string `json:"return_url,omitempty"`
+}
+
+// Object is the id that the action locks: two actions on one object never
+// run at the same time. The customer's own id for actions on no
+// subscription.
+func (a Action) Object(customer string) string {
+	if a.Subscription != "" {
+		return a.Subscription
+	}
+	return customer
+}
+
+// ItemChange is the new price and quantity of one item.
+type ItemChange struct {
+	Item     string `json:"item"`
+	Price    string `json:"price"` // price id
+	Quantity int64  `json:"quantity"`
+}
+
+// Details are contact details to change; nil members stay as they are.
+type Details struct {
+	Name    *string  `json:"name,omitempty"`
+	Email   *string  `json:"email,omitempty"`
+	Phone   *string  `json:"phone,omitempty"`
+	Address *Address `json:"address,omitempty"`
+}
+
+// Step is one provider call of an action, frozen: everything it needs is in
+// it, so that it can be sent again, byte for byte, after a crash.
+type Step struct {
+	// Kind is the adapter's own word for the call: "subscription.update".
+	Kind string `json:"kind"`
+	// Object is the id of the object it changes.
+	Object string `json:"object"`
+	// Params are the call's parameters in the adapter's own encoding.
+	Params json.RawMessage `json:"params,omitempty"`
+	// Needs are names of values that only an earlier step's Result.Refs can
+	// supply. The journal fills Refs, durably, before the step is sent.
+	Needs []string          `json:"needs,omitempty"`
+	Refs  map[string]string `json:"refs,omitempty"`
+}
+
+// Preview is what an action would do, before it is confirmed.
+type Preview struct {
+	Action Action `json:"action"`
+	// At is the provider's time that the numbers hold for: the proration
+	// moment, which the charge uses too.
+	At time.Time `json:"at"`
+	// ObjectVersion is the version of the subscription (or customer) that the
+	// preview was made for.
+	ObjectVersion string `json:"object_version"`
+	// Lines, Tax and DueNow are what is invoiced today. DueNow is what will be
+	// collected after the balance was used. All zero for actions that move no
+	// money.
+	Lines    []Line `json:"lines,omitempty"`
+	Subtotal Money  `json:"subtotal"`
+	Tax      Money  `json:"tax"`
+	Total    Money  `json:"total"`
+	DueNow   Money  `json:"due_now"`
+	// ToBalance is credit that goes to the customer's balance, as a positive
+	// amount.
+	ToBalance Money `json:"to_balance"`
+	// FromBalance is the part of the total that the balance pays, positive.
+	FromBalance Money `json:"from_balance"`
+	// EndsTrial is true where the change ends a trial.
+	EndsTrial bool `json:"ends_trial"`
+	// Effective is when the action takes effect.
+	Effective time.Time `json:"effective"`
+	// Next is the next regular invoice after the action, or nil where there is
+	// none.
+	Next *Upcoming `json:"next,omitempty"`
+	// Items are the subscription's items after the action.
+	Items []Item `json:"items,omitempty"`
+	// Steps are the provider calls that carry the action out, frozen.
+	Steps []Step `json:"steps"`
+}
+
+// SameTerms reports whether a customer who agreed to p agreed to q: the same
+// action on the same object version with the same sums today and from the
+// next invoice on.
+func (p Preview) SameTerms(q Preview) bool {
+	next := func(u *Upcoming) (Money, time.Time) {
+		if u == nil {
+			return Money{}, time.Time{}
+		}
+		return u.Total, u.Due
+	}
+	pm, pt := next(p.Next)
+	qm, qt := next(q.Next)
+	return p.Action.Kind == q.Action.Kind && p.Action.Subscription == q.Action.Subscription &&
+		slices.Equal(p.Action.Items, q.Action.Items) && p.ObjectVersion == q.ObjectVersion &&
+		p.DueNow == q.DueNow && p.Total == q.Total && p.Tax == q.Tax && p.ToBalance == q.ToBalance &&
+		p.FromBalance == q.FromBalance && p.EndsTrial == q.EndsTrial && pm == qm && pt.Equal(qt)
+}
+
+// ResultState says how far a step got.
+type ResultState string
+
+const (
+	// Done: the step took effect.
+	Done ResultState = "done"
+	// AwaitingCustomer: the provider waits for the customer, at GoTo if it is
+	// set, until Until.
+	AwaitingCustomer ResultState = "awaiting_customer"
+	// Processing: the provider accepted and will say later (bank debits).
+	Processing ResultState = "processing"
+)
+
+// Result is a provider's definite answer to a step.
+type Result struct {
+	State ResultState `json:"state"`
+	// GoTo is a page at the provider for the customer to visit.
+	GoTo  string    `json:"go_to,omitempty"`
+	Until time.Time `json:"until"`
+	// Object is the id of what was changed or made.
+	Object string `json:"object,omitempty"`
+	// Invoice is the invoice that the step made, where there is one, to be
+	// compared with the preview.
+	Invoice *Invoice `json:"invoice,omitempty"`
+	// Reason is a code for the customer's page where State is
+	// AwaitingCustomer: "card_declined", "authentication_required",
+	// "enter_card".
+	Reason string `json:"reason,omitempty"`
+	// Refs are values that later steps may need.
+	Refs map[string]string `json:"refs,omitempty"`
+}

@@ -1,0 +1,164 @@
+package billing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+)
+
+// Provider is the system that holds subscriptions and money.
+//
+// Every method about a customer takes the customer's id, and an adapter
+// refuses an object that is not that customer's with a NotFound error before
+// it changes anything: it holds a key that can touch every customer, so
+// ownership is checked here as well as above. Reads fail with NotFound or
+// Unavailable.
+//
+// Methods are safe for concurrent use and start no goroutine that outlives
+// them. They honour ctx.
+type Provider interface {
+	// Capabilities are constant for the provider's life.
+	Capabilities() Capabilities
+
+	// Prices lists the active recurring prices that can be sold, with lookup
+	// keys and metadata: what the catalogue is made from.
+	Prices(ctx context.Context) ([]Price, error)
+
+	// Find returns the customer with that id. NotFound where there is none or
+	// it was deleted.
+	Find(ctx context.Context, customer string) (Customer, error)
+
+	// Account reads what the overview shows. Independent reads run in
+	// parallel; the longest chain of dependent calls is two.
+	Account(ctx context.Context, customer string) (Account, error)
+
+	// Invoices reads one page, newest first, without drafts. cursor is "" or
+	// one that an earlier page gave. limit is 1 to 100.
+	Invoices(ctx context.Context, customer, cursor string, limit int) (InvoicePage, error)
+
+	// Document opens the PDF of an invoice. The caller closes Body.
+	Document(ctx context.Context, customer, invoice string) (Document, error)
+
+	// Preview works out what action would do and freezes the steps that do
+	// it. at is the proration moment to use, or zero to choose the provider's
+	// now; the same at gives the same numbers as long as nothing else changed.
+	// It changes nothing. A change that the provider would not carry out is a
+	// Refused error.
+	Preview(ctx context.Context, customer string, action Action, at time.Time) (Preview, error)
+
+	// Execute carries out one step. It has effect at most once per key within
+	// Capabilities.KeyWindow. A nil error is a definite answer. Errors say
+	// which of three things happened: Refused, Retryable or Unknown; an error
+	// of any other make counts as Unknown.
+	Execute(ctx context.Context, customer string, step Step, key string) (Result, error)
+
+	// Outcome reads whether a step that was sent under key took effect, by
+	// object version and target state. It changes nothing. For a step whose
+	// Result was AwaitingCustomer it says Applied, with a new Result, once the
+	// customer has done their part, and NotApplied once they no longer can.
+	Outcome(ctx context.Context, customer string, step Step, key string, last *Result) (Outcome, Result, error)
+}
+
+// Outcome is what a provider says about a step that was sent.
+type Outcome string
+
+const (
+	Applied       Outcome = "applied"
+	NotApplied    Outcome = "not_applied"
+	OutcomeUnsure Outcome = "unknown"
+)
+
+// Capabilities is what a provider can do, as one value.
+type Capabilities struct {
+	// Name is shown to customers: "Stripe".
+	Name string
+	// LiveMode is false where no real money moves.
+	LiveMode bool
+	// KeyWindow is how long after its first use a key is safe to send again.
+	KeyWindow time.Duration
+	// Exponent is how many decimals the provider's minor unit of a currency
+	// (lower case) has. It is the provider's table, not ISO 4217's.
+	Exponent func(currency string) int
+}
+
+// Document is an open file.
+type Document struct {
+	ContentType string
+	Size        int64 // -1 where unknown
+	Body        io.ReadCloser
+}
+
+// Fault says what an error means for the customer's money.
+type Fault string
+
+const (
+	// Refused: a definite no. Nothing changed.
+	Refused Fault = "refused"
+	// Retryable: nothing is known to have changed; the same step may be sent
+	// again with the same key.
+	Retryable Fault = "retryable"
+	// Unknown: the step may have changed something.
+	Unknown Fault = "unknown"
+	// NotFound: there is no such object, or it is another customer's.
+	NotFound Fault = "not_found"
+	// Unavailable: a read did not get an answer.
+	Unavailable Fault = "unavailable"
+)
+
+// Error is an error from a provider.
+type Error struct {
+	Fault Fault
+	// Code is a stable word: "card_declined", "insufficient_funds",
+	// "expired_card", "currency_mismatch", "rate_limit", "not_changeable",
+	// "invalid_request".
+	Code string
+	// Param names the object or parameter, for logs and messages at a field.
+	Param string
+	// RequestID is the provider's id of the call, for the log.
+	RequestID string
+	// Err is the cause, for the log only: customers see a text for Code.
+	Err error
+}
+
+func (e *Error) Error() string {
+	s := fmt.Sprintf("provider: %s", e.Fault)
+	if e.Code != "" {
+		s += ": " + e.Code
+	}
+	if e.Param != "" {
+		s += " (" + e.Param + ")"
+	}
+	if e.RequestID != "" {
+		s += " [request " + e.RequestID + "]"
+	}
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// FaultOf returns the fault of err: Unknown for an error of any other make,
+// "" for nil.
+func FaultOf(err error) Fault {
+	if err == nil {
+		return ""
+	}
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Fault
+	}
+	return Unknown
+}
+
+// CodeOf returns the code of err, or "".
+func CodeOf(err error) string {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return ""
+}

@@ -1,0 +1,533 @@
+// Package journal is the durable record of confirmed actions. An intent is an
+// ordered list of frozen steps; each is written down as sent before a byte of
+// it leaves, so that after a crash it is known what may have happened. The
+// journal asks no provider: package act does, and tells it.
+package journal
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/portalcore/caddy-billing-portal/portalcore/audit"
+	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
+	"github.com/portalcore/caddy-billing-portal/portalcore/link"
+	"github.com/portalcore/caddy-billing-portal/portalcore/store"
+)
+
+// State is where an intent stands.
+type State string
+
+// The states. Terminal ones are marked; see Terminal.
+const (
+	// Planned: written down, nothing sent.
+	Planned State = "planned"
+	// Sent: a step was, or is about to be, sent; no answer yet.
+	Sent State = "sent"
+	// AwaitingCustomer: the provider waits for the customer, until Until.
+	AwaitingCustomer State = "awaiting_customer"
+	// Processing: the provider accepted and will say later.
+	Processing State = "processing"
+	// Unknown: a step was sent and no definite answer came.
+	Unknown State = "unknown"
+	// Reconciling: like Unknown, but only reading is still allowed.
+	Reconciling State = "reconciling"
+	// Succeeded: every step took effect. Terminal.
+	Succeeded State = "succeeded"
+	// Refused: a definite no to the first step; nothing changed. Terminal.
+	Refused State = "refused"
+	// Partial: some steps took effect, a later one was refused. Terminal.
+	Partial State = "partial"
+	// NotApplied: proven not to have taken effect. Terminal.
+	NotApplied State = "not_applied"
+	// Cancelled: planned and never sent, found by recovery. Terminal.
+	Cancelled State = "cancelled"
+	// Manual: could not be settled by reading; a person must look. Terminal
+	// for the portal.
+	Manual State = "manual"
+)
+
+// Terminal reports whether the portal is done with an intent in that state.
+func (s State) Terminal() bool {
+	switch s {
+	case Succeeded, Refused, Partial, NotApplied, Cancelled, Manual:
+		return true
+	}
+	return false
+}
+
+// Locks reports whether an intent in that state keeps other actions off its
+// object.
+func (s State) Locks() bool {
+	switch s {
+	case Planned, Sent, Unknown, Reconciling:
+		return true
+	}
+	return false
+}
+
+// Step is a frozen step and how it went.
+type Step struct {
+	billing.Step
+	Key      string          `json:"key"`
+	SentAt   time.Time       `json:"sent_at"` // first time, zero: never
+	Attempts int             `json:"attempts"`
+	Result   *billing.Result `json:"result,omitempty"`
+	// Done is set when the step is known to have taken effect.
+	Done bool `json:"done"`
+}
+
+// Intent is a confirmed action.
+type Intent struct {
+	ID       string          `json:"id"`
+	Customer string          `json:"customer"`
+	Actor    link.Actor      `json:"actor"`
+	Role     string          `json:"role"`
+	Session  string          `json:"session"` // hash
+	Action   billing.Action  `json:"action"`
+	Preview  billing.Preview `json:"preview"` // as confirmed; Steps empty
+	Object   string          `json:"object"`
+	Steps    []Step          `json:"steps"`
+	State    State           `json:"state"`
+	Created  time.Time       `json:"created"`
+	Updated  time.Time       `json:"updated"`
+	// Due is when recovery looks at it next; zero in terminal states.
+	Due time.Time `json:"due"`
+	// Owner and Lease say who works on it: another takes over only when the
+	// owner's process is gone or the lease ran out.
+	Owner string    `json:"owner,omitempty"`
+	Lease time.Time `json:"lease"`
+	Until time.Time `json:"until"` // AwaitingCustomer
+	// Code says why it was refused, or what it waits for.
+	Code string `json:"code,omitempty"`
+	// LastError is for operators.
+	LastError string `json:"last_error,omitempty"`
+	// Differs is set where the invoice differs from what was confirmed.
+	Differs   bool   `json:"differs,omitempty"`
+	RequestID string `json:"request_id,omitempty"`
+	// FromPlan and ToPlan are plan names for the receipt.
+	FromPlan string `json:"from_plan,omitempty"`
+	ToPlan   string `json:"to_plan,omitempty"`
+	// Rev goes up with every write: a writer that read an older one fails.
+	Rev uint64 `json:"rev"`
+}
+
+// Next is the index of the first step that is not done, or len(Steps).
+func (i *Intent) Next() int {
+	for n, s := range i.Steps {
+		if !s.Done {
+			return n
+		}
+	}
+	return len(i.Steps)
+}
+
+// Reference is the intent's short name for people.
+func (i *Intent) Reference() string {
+	if len(i.ID) < 12 {
+		return i.ID
+	}
+	return i.ID[:4] + "-" + i.ID[4:8] + "-" + i.ID[8:12]
+}
+
+var (
+	// ErrBusy says that another intent holds the object.
+	ErrBusy = errors.New("journal: another change of this object is not settled yet")
+	// ErrMoved says that somebody else wrote the intent since it was read.
+	ErrMoved = errors.New("journal: intent was changed by somebody else")
+	// ErrLeased says that somebody else works on the intent right now.
+	ErrLeased = errors.New("journal: somebody else works on this intent")
+)
+
+// BusyError is ErrBusy with the intent in the way.
+type BusyError struct{ Intent string }
+
+func (e *BusyError) Error() string { return ErrBusy.Error() + ": " + e.Intent }
+func (e *BusyError) Unwrap() error { return ErrBusy }
+
+// Journal keeps a tenant's intents.
+type Journal struct {
+	Store  store.Store
+	Tenant string
+	Now    func() time.Time
+	// Process names this operating-system process. It stays the same over a
+	// reload of the config, so that a reload takes no live intent.
+	Process string
+	// Exclusive is true where no other process can have the store open: an
+	// intent of another process is then free at once.
+	Exclusive bool
+	// LeaseTime is how long one owner may work on an intent without writing.
+	LeaseTime time.Duration
+	// Changed notes, in the transaction that moves an intent on, that the
+	// customer's account may have changed at the provider.
+	Changed func(tx store.Tx, tenant, customer string) error
+}
+
+func (j *Journal) intentKey(customer, id string) []byte {
+	return store.Key(j.Tenant, "intent", customer, id)
+}
+
+func (j *Journal) lockKey(customer, object string) []byte {
+	return store.Key(j.Tenant, "lock", customer, object)
+}
+
+func (j *Journal) workKey(due time.Time, customer, id string) []byte {
+	return store.Key("work", store.TimePart(due.UnixNano()), j.Tenant, customer, id)
+}
+
+// Get reads an intent of a customer; store.ErrNotFound where there is none.
+func (j *Journal) Get(ctx context.Context, customer, id string) (Intent, error) {
+	var i Intent
+	err := j.Store.View(ctx, func(tx store.Tx) (err error) {
+		i, err = j.get(tx, customer, id)
+		return err
+	})
+	return i, err
+}
+
+func (j *Journal) get(tx store.Tx, customer, id string) (Intent, error) {
+	value, err := tx.Get(j.intentKey(customer, id))
+	if err != nil {
+		return Intent{}, err
+	}
+	var i Intent
+	if err := json.Unmarshal(value, &i); err != nil {
+		return Intent{}, fmt.Errorf("journal: reading intent %s: %w", id, err)
+	}
+	return i, nil
+}
+
+// Plan writes a new intent down and takes its object's lock. Where the intent
+// is there already it is returned with created false: one nonce, one intent.
+// BusyError where another intent holds the object.
+func (j *Journal) Plan(ctx context.Context, i Intent) (_ Intent, created bool, err error) {
+	now := j.Now().UTC()
+	i.State, i.Created, i.Updated = Planned, now, now
+	j.lease(&i, now)
+	var got Intent
+	err = j.Store.Update(ctx, func(tx store.Tx) error {
+		created = false
+		old, err := j.get(tx, i.Customer, i.ID)
+		if err == nil {
+			got = old
+			return nil
+		}
+		if !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		if err := j.takeLock(tx, &i); err != nil {
+			return err
+		}
+		if err := j.audit(tx, &i, "confirmed", now); err != nil {
+			return err
+		}
+		got, created = i, true
+		return j.put(tx, nil, &got)
+	})
+	return got, created, err
+}
+
+func (j *Journal) takeLock(tx store.Tx, i *Intent) error {
+	key := j.lockKey(i.Customer, i.Object)
+	holder, err := tx.Get(key)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return tx.Put(key, []byte(i.ID))
+	case err != nil:
+		return err
+	case string(holder) == i.ID:
+		return nil
+	}
+	return &BusyError{Intent: string(holder)}
+}
+
+func (j *Journal) releaseLock(tx store.Tx, i *Intent) error {
+	key := j.lockKey(i.Customer, i.Object)
+	holder, err := tx.Get(key)
+	if errors.Is(err, store.ErrNotFound) || err == nil && string(holder) != i.ID {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return tx.Delete(key)
+}
+
+func (j *Journal) lease(i *Intent, now time.Time) {
+	i.Owner, i.Lease = j.Process, now.Add(j.LeaseTime)
+	i.Due = i.Lease
+}
+
+// put writes the intent and keeps its work entry at its due time. old is the
+// intent as it is in the store, or nil.
+func (j *Journal) put(tx store.Tx, old, i *Intent) error {
+	if old != nil && !old.Due.IsZero() {
+		if err := tx.Delete(j.workKey(old.Due, old.Customer, old.ID)); err != nil {
+			return err
+		}
+	}
+	if i.State.Terminal() {
+		i.Due, i.Owner, i.Lease = time.Time{}, "", time.Time{}
+	}
+	i.Rev++
+	value, err := json.Marshal(i)
+	if err != nil {
+		return err
+	}
+	if err := tx.Put(j.intentKey(i.Customer, i.ID), value); err != nil {
+		return err
+	}
+	if i.Due.IsZero() {
+		return nil
+	}
+	return tx.Put(j.workKey(i.Due, i.Customer, i.ID), []byte(i.ID))
+}
+
+// write replaces the intent as the caller read it by what change makes of it.
+// The lock, the account version and the audit trail follow the state in the
+// same transaction.
+func (j *Journal) write(ctx context.Context, i *Intent, change func(*Intent, time.Time)) error {
+	now := j.Now().UTC()
+	var out Intent
+	err := j.Store.Update(ctx, func(tx store.Tx) error {
+		old, err := j.get(tx, i.Customer, i.ID)
+		if err != nil {
+			return err
+		}
+		if old.Rev != i.Rev {
+			return ErrMoved
+		}
+		if out, err = j.get(tx, i.Customer, i.ID); err != nil { // a deep copy of its own
+			return err
+		}
+		change(&out, now)
+		out.Updated = now
+		if out.State.Locks() {
+			if err := j.takeLock(tx, &out); err != nil {
+				return err
+			}
+		} else if old.State.Locks() {
+			if err := j.releaseLock(tx, &out); err != nil {
+				return err
+			}
+		}
+		// Whatever may have reached the provider makes the cached account old.
+		if out.State != old.State && out.State != Sent && out.State != Cancelled {
+			if err := j.Changed(tx, j.Tenant, i.Customer); err != nil {
+				return err
+			}
+		}
+		if out.State.Terminal() && !old.State.Terminal() {
+			if err := j.audit(tx, &out, "settled", now); err != nil {
+				return err
+			}
+		}
+		return j.put(tx, &old, &out)
+	})
+	if err != nil {
+		return err
+	}
+	*i = out
+	return nil
+}
+
+func (j *Journal) audit(tx store.Tx, i *Intent, event string, now time.Time) error {
+	return audit.Put(tx, j.Tenant, audit.Record{
+		ID: i.ID + "-" + event, Time: now, Customer: i.Customer, Actor: i.Actor, Role: i.Role,
+		Event: event, Action: string(i.Action.Kind), Object: i.Object, Intent: i.ID,
+		State: string(i.State), RequestID: i.RequestID,
+	})
+}
+
+// Send notes, durably, that step n is about to be sent. Only after it returned
+// nil may a byte leave. refs are the values that the step needs from earlier
+// ones.
+func (j *Journal) Send(ctx context.Context, i *Intent, n int, refs map[string]string) error {
+	return j.write(ctx, i, func(i *Intent, now time.Time) {
+		s := &i.Steps[n]
+		if s.SentAt.IsZero() {
+			s.SentAt = now
+		}
+		if s.Refs == nil {
+			s.Refs = refs
+		}
+		s.Attempts++
+		i.State = Sent
+		j.lease(i, now)
+	})
+}
+
+// Done notes that step n took effect. The last step's settles the intent;
+// before that the intent stays Sent: the next step follows.
+func (j *Journal) Done(ctx context.Context, i *Intent, n int, r billing.Result, differs bool) error {
+	return j.write(ctx, i, func(i *Intent, now time.Time) {
+		s := &i.Steps[n]
+		s.Done, s.Result = true, &r
+		i.Differs = i.Differs || differs
+		i.Code, i.LastError = "", ""
+		if n == len(i.Steps)-1 {
+			i.State = Succeeded
+			return
+		}
+		i.State = Sent
+		j.lease(i, now)
+	})
+}
+
+// Await notes that step n waits for the customer (or, with Processing, for the
+// provider), and looks again at look.
+func (j *Journal) Await(ctx context.Context, i *Intent, n int, r billing.Result, look time.Time) error {
+	return j.write(ctx, i, func(i *Intent, now time.Time) {
+		i.Steps[n].Result = &r
+		i.State = AwaitingCustomer
+		if r.State == billing.Processing {
+			i.State = Processing
+		}
+		i.Until, i.Code = r.Until, r.Reason
+		i.Due, i.Owner, i.Lease = look.UTC(), "", time.Time{}
+	})
+}
+
+// Unsure notes that step n has no definite answer, and looks again at look.
+// readOnly forbids sending it again.
+func (j *Journal) Unsure(ctx context.Context, i *Intent, readOnly bool, cause error, look time.Time) error {
+	return j.write(ctx, i, func(i *Intent, now time.Time) {
+		i.State = Unknown
+		if readOnly {
+			i.State = Reconciling
+		}
+		i.LastError = text(cause)
+		i.Due, i.Owner, i.Lease = look.UTC(), "", time.Time{}
+	})
+}
+
+// Settle ends the intent in a terminal state.
+func (j *Journal) Settle(ctx context.Context, i *Intent, state State, code string, cause error) error {
+	if !state.Terminal() {
+		return fmt.Errorf("journal: %s does not settle an intent", state)
+	}
+	return j.write(ctx, i, func(i *Intent, _ time.Time) {
+		i.State, i.Code, i.LastError = state, code, text(cause)
+	})
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	s := err.Error()
+	return s[:min(len(s), 1000)]
+}
+
+// Take gives the caller the intent to work on, or ErrLeased where somebody
+// else does.
+func (j *Journal) Take(ctx context.Context, customer, id string) (Intent, error) {
+	i, err := j.Get(ctx, customer, id)
+	if err != nil {
+		return Intent{}, err
+	}
+	if i.State.Terminal() {
+		return i, nil
+	}
+	if !j.free(&i, j.Now()) {
+		return i, ErrLeased
+	}
+	err = j.write(ctx, &i, func(i *Intent, now time.Time) { j.lease(i, now) })
+	return i, err
+}
+
+func (j *Journal) free(i *Intent, now time.Time) bool {
+	return i.Owner == "" || !now.Before(i.Lease) || j.Exclusive && i.Owner != j.Process
+}
+
+// Ref names an intent.
+type Ref struct{ Customer, ID string }
+
+// Due lists at most limit of the tenant's intents that wait to be looked at.
+// With all it also lists those of processes that are gone, whatever their due
+// time; that is for the start.
+func (j *Journal) Due(ctx context.Context, limit int, all bool) ([]Ref, error) {
+	now := j.Now()
+	var refs []Ref
+	err := j.Store.View(ctx, func(tx store.Tx) error {
+		refs = nil
+		prefix := store.Key("work")
+		var from []byte
+		for len(refs) < limit {
+			const page = 256
+			entries, err := tx.Scan(prefix, from, page, false)
+			if err != nil {
+				return err
+			}
+			for _, e := range entries {
+				parts, ok := store.Parts(e.Key)
+				if !ok || len(parts) != 5 {
+					return errors.New("journal: malformed key under work")
+				}
+				if !all && parts[1] > store.TimePart(now.UnixNano()) {
+					return nil
+				}
+				if parts[2] == j.Tenant && len(refs) < limit {
+					refs = append(refs, Ref{Customer: parts[3], ID: parts[4]})
+				}
+			}
+			if len(entries) < page {
+				return nil
+			}
+			from = append(entries[len(entries)-1].Key, 0)
+		}
+		return nil
+	})
+	return refs, err
+}
+
+// List reads a customer's intents, in no order that matters; customer "" reads
+// all of the tenant's.
+func (j *Journal) List(ctx context.Context, customer string, limit int) ([]Intent, error) {
+	prefix := store.Key(j.Tenant, "intent")
+	if customer != "" {
+		prefix = store.Key(j.Tenant, "intent", customer)
+	}
+	var list []Intent
+	err := j.Store.View(ctx, func(tx store.Tx) error {
+		list = nil
+		entries, err := tx.Scan(prefix, nil, limit, false)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			var i Intent
+			if err := json.Unmarshal(e.Value, &i); err != nil {
+				return fmt.Errorf("journal: reading an intent: %w", err)
+			}
+			list = append(list, i)
+		}
+		return nil
+	})
+	return list, err
+}
+
+// Busy returns the intent that holds an object of a customer, or "".
+func (j *Journal) Busy(ctx context.Context, customer, object string) (string, error) {
+	values, err := j.Store.GetAll(ctx, j.lockKey(customer, object))
+	if err != nil || values[0] == nil {
+		return "", err
+	}
+	return string(values[0]), nil
+}
+
+// StepKey is the idempotency key of step n of an intent.
+func StepKey(intent string, n int) string { return intent + "." + strconv.Itoa(n) }
+
+// Orphan reports whether an intent is due, or was left behind by a process
+// that is gone: what recovery looks at when the portal starts.
+func (j *Journal) Orphan(ctx context.Context, ref Ref) bool {
+	i, err := j.Get(ctx, ref.Customer, ref.ID)
+	if err != nil || i.State.Terminal() {
+		return false
+	}
+	return !j.Now().Before(i.Due) || i.Owner != "" && j.free(&i, j.Now())
+}

@@ -1,0 +1,246 @@
+// Package policy decides what a customer may do. Everything that changes
+// something is denied unless a rule allows it; a rule that denies beats every
+// rule that allows. Reading is always allowed.
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
+)
+
+// Verdict is what a policy says about an action.
+type Verdict string
+
+const (
+	Allow Verdict = "allow"
+	Deny  Verdict = "deny"
+)
+
+// Roles a person can have in a session.
+const (
+	Owner   = "owner"
+	Billing = "billing"
+	Viewer  = "viewer"
+)
+
+// Roles lists all roles.
+var Roles = []string{Owner, Billing, Viewer}
+
+// Names of actions in rules and in a link's permissions.
+const (
+	ChangePlan          = "change_plan"
+	Cancel              = "cancel"
+	Resume              = "resume"
+	UpdatePaymentMethod = "update_payment_method"
+	UpdateDetails       = "update_details"
+)
+
+// Actions lists all names of actions.
+var Actions = []string{ChangePlan, Cancel, Resume, UpdatePaymentMethod, UpdateDetails}
+
+// ActionOf is the name under which rules speak of an action.
+func ActionOf(k billing.ActionKind) string {
+	switch k {
+	case billing.ChangePlan, billing.DropPending:
+		return ChangePlan
+	case billing.Cancel:
+		return Cancel
+	case billing.Resume:
+		return Resume
+	case billing.AddPaymentMethod, billing.SetDefaultPaymentMethod:
+		return UpdatePaymentMethod
+	case billing.UpdateDetails:
+		return UpdateDetails
+	}
+	return ""
+}
+
+// Rule allows or denies an action. Empty members match everything, with one
+// exception: an allow rule without Roles does not match a viewer, who may look
+// and nothing more unless a rule names the role.
+type Rule struct {
+	Verdict    Verdict
+	Actions    []string
+	Directions []Direction // change_plan only
+	Roles      []string
+	From, To   []string // plan keys; From also matches cancel and resume
+	Text       string   // for the customer, where the rule denies
+}
+
+// Policy is a checked list of rules.
+type Policy struct {
+	rules []Rule
+}
+
+// New checks rules. plans are the keys of the catalogue's plans; nil skips
+// that check (the catalogue comes from the provider and is not known yet).
+func New(rules []Rule, plans []string) (*Policy, error) {
+	for i, r := range rules {
+		at := func(format string, a ...any) error {
+			return fmt.Errorf("policy rule %d: %s", i+1, fmt.Sprintf(format, a...))
+		}
+		if r.Verdict != Allow && r.Verdict != Deny {
+			return nil, at("verdict %q: want allow or deny", r.Verdict)
+		}
+		if len(r.Actions) == 0 {
+			return nil, at("names no action: want one or more of %s", strings.Join(Actions, ", "))
+		}
+		for _, a := range r.Actions {
+			if !slices.Contains(Actions, a) {
+				return nil, at("unknown action %q: want one of %s", a, strings.Join(Actions, ", "))
+			}
+		}
+		if len(r.Directions) > 0 && !slices.Equal(r.Actions, []string{ChangePlan}) {
+			return nil, at("only change_plan has directions")
+		}
+		for _, d := range r.Directions {
+			if !slices.Contains(Directions, d) {
+				return nil, at("unknown direction %q: want one of %s", d, joined(Directions))
+			}
+		}
+		for _, role := range r.Roles {
+			if !slices.Contains(Roles, role) {
+				return nil, at("unknown role %q: want one of %s", role, strings.Join(Roles, ", "))
+			}
+		}
+		if len(r.To) > 0 && !slices.Equal(r.Actions, []string{ChangePlan}) {
+			return nil, at("only change_plan goes to a plan")
+		}
+		for _, p := range slices.Concat(r.From, r.To) {
+			if plans != nil && !slices.Contains(plans, p) {
+				return nil, at("unknown plan %q: the catalogue has %s", p, strings.Join(plans, ", "))
+			}
+		}
+		if r.Text != "" && r.Verdict != Deny {
+			return nil, at("a text for the customer belongs to a deny rule")
+		}
+	}
+	return &Policy{rules: slices.Clone(rules)}, nil
+}
+
+func joined(ds []Direction) string {
+	s := make([]string, len(ds))
+	for i, d := range ds {
+		s[i] = string(d)
+	}
+	return strings.Join(s, ", ")
+}
+
+// Request is what is to be decided.
+type Request struct {
+	Action string
+	Role   string
+	// Permissions narrow what the session may do: nil means no narrowing, an
+	// empty list permits nothing.
+	Permissions []string
+	// Parts are the directions of a ChangePlan, one per part. Every part must
+	// be allowed. AnyDirection asks whether there is a direction that would be.
+	Parts        []Part
+	AnyDirection bool
+	// From is the plan key of the subscription that is cancelled or resumed.
+	From string
+}
+
+// Decision is the answer.
+type Decision struct {
+	Verdict Verdict
+	// Why, where denied: "role" (the person's role may only look), "policy".
+	Why string
+	// Text is the vendor's sentence of the rule that denied, or "".
+	Text string
+}
+
+// Allowed reports whether the verdict is Allow.
+func (d Decision) Allowed() bool { return d.Verdict == Allow }
+
+// ErrDenied is wrapped by errors that carry a Decision.
+var ErrDenied = errors.New("denied by policy")
+
+// Decide answers r. A nil policy denies.
+func (p *Policy) Decide(r Request) Decision {
+	if !slices.Contains(Roles, r.Role) {
+		return Decision{Verdict: Deny, Why: "role"}
+	}
+	if r.Permissions != nil && !permits(r.Permissions, r.Action) {
+		return Decision{Verdict: Deny, Why: "role"}
+	}
+	if p == nil {
+		return Decision{Verdict: Deny, Why: "policy"}
+	}
+	if r.Action != ChangePlan {
+		return p.one(r, Part{From: r.From})
+	}
+	if r.AnyDirection {
+		for _, rule := range p.rules {
+			if rule.Verdict == Allow && slices.Contains(rule.Actions, ChangePlan) && rule.matchesRole(r.Role) {
+				return Decision{Verdict: Allow}
+			}
+		}
+		return p.one(r, Part{})
+	}
+	if len(r.Parts) == 0 {
+		return Decision{Verdict: Deny, Why: "policy"}
+	}
+	for _, part := range r.Parts {
+		if d := p.one(r, part); !d.Allowed() {
+			return d
+		}
+	}
+	return Decision{Verdict: Allow}
+}
+
+// permits also lets somebody who may cancel take the cancellation back.
+func permits(permissions []string, action string) bool {
+	return slices.Contains(permissions, action) ||
+		action == Resume && slices.Contains(permissions, Cancel)
+}
+
+func (p *Policy) one(r Request, part Part) Decision {
+	allowed := false
+	var denied *Rule
+	for i := range p.rules {
+		rule := &p.rules[i]
+		if !rule.matches(r, part) {
+			continue
+		}
+		if rule.Verdict == Deny {
+			if denied == nil || denied.Text == "" {
+				denied = rule
+			}
+			continue
+		}
+		allowed = true
+	}
+	switch {
+	case denied != nil:
+		return Decision{Verdict: Deny, Why: "policy", Text: denied.Text}
+	case allowed:
+		return Decision{Verdict: Allow}
+	case r.Role == Viewer:
+		return Decision{Verdict: Deny, Why: "role"}
+	}
+	return Decision{Verdict: Deny, Why: "policy"}
+}
+
+func (r *Rule) matches(q Request, part Part) bool {
+	action := slices.Contains(r.Actions, q.Action)
+	// Who may cancel may take it back, unless a rule denies resume by name.
+	if r.Verdict == Allow && q.Action == Resume && slices.Contains(r.Actions, Cancel) {
+		action = true
+	}
+	return action && r.matchesRole(q.Role) &&
+		(len(r.Directions) == 0 || slices.Contains(r.Directions, part.Direction)) &&
+		(len(r.From) == 0 || slices.Contains(r.From, part.From)) &&
+		(len(r.To) == 0 || slices.Contains(r.To, part.To))
+}
+
+func (r *Rule) matchesRole(role string) bool {
+	if len(r.Roles) == 0 {
+		return role != Viewer || r.Verdict == Deny
+	}
+	return slices.Contains(r.Roles, role)
+}

@@ -1,0 +1,376 @@
+package templates
+
+import (
+	"time"
+
+	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
+)
+
+// Page is everything that a page is drawn from: the frame that all pages
+// share and one Body, whose type chooses the template. A page is a pure
+// function of it and of the locale.
+type Page struct {
+	// Section is the navigation entry that is current: "overview", "plan",
+	// "payment", "invoices", or "" on pages outside the navigation.
+	Section string
+	// BackTo replaces the navigation on decision pages ("← Back to plan"), so
+	// that the choice stands alone: a Section, or "" to show the navigation.
+	BackTo string
+	// SignedIn is false on entry, signed-out and some error pages: no
+	// navigation, no sign-out.
+	SignedIn bool
+	// Customer is the name the account goes by, for the frame.
+	Customer string
+	// ReturnURL leads back to the vendor's app (already checked against the
+	// allow-list), or "".
+	ReturnURL string
+	// CancelURL is the footer's "Cancel plan", or "" where there is nothing to
+	// cancel.
+	CancelURL string
+	Banner    *Banner
+	// AsOf is the provider's time of the data shown; zero where nothing from
+	// the provider is shown. Stale marks data from before an outage.
+	AsOf  time.Time
+	Stale bool
+	// RefreshHref reads the page's data anew ("As of 14:05. Refresh"), or "".
+	RefreshHref string
+	// RequestID is printed on error pages for support.
+	RequestID string
+	Body      any
+}
+
+// Banner is the one banner above the h1.
+type Banner struct {
+	// Kind: "past_due", "action_needed" (a change waits for the bank),
+	// "checking", "ending", "trial", "stale".
+	Kind string
+	// Which members count depends on Kind; zero values are left out.
+	Amount   billing.Money
+	Date     time.Time // due since, ends on, waits until, trial ends, shown from
+	Plan     string
+	Method   *billing.PaymentMethod
+	Href     string // of the banner's action
+	Provider string
+}
+
+// Permit says whether the customer may do a thing, and why not.
+type Permit struct {
+	Allowed bool
+	// Why is a reason to show where not allowed: "role" (a viewer),
+	// "policy", "busy" (another change is being checked), "scheduled" (the
+	// vendor scheduled a change), "none" (nothing to do it with).
+	Why string
+	// Text is the vendor's own sentence for Why "policy", or "".
+	Text string
+}
+
+// Overview is /.
+type Overview struct {
+	Customer billing.Customer
+	// Subscriptions that are not ended, one card each.
+	Subscriptions []Subscription
+	Next          []NextPayment
+	Method        *billing.PaymentMethod // that pays, nil where there is none
+	Invoices      []billing.Invoice      // the latest three
+	SeePlans      bool                   // plans can be looked at
+	UpdateMethod  Permit
+	UpdateDetails Permit
+}
+
+// Subscription is a subscription's card.
+type Subscription struct {
+	ID       string
+	PlanName string
+	// Status is the status in the page's words: "active", "trial",
+	// "past_due", "ending", "waiting" (a change waits for payment),
+	// "checking", "paused", "unpaid", "incomplete", "ended".
+	Status                 string
+	Price                  billing.Price // of the first item
+	Quantity               int64
+	Total                  billing.Money // price times quantity per period, without tax
+	MoreItems              int           // further items, not shown in Price
+	PeriodEnd              time.Time
+	TrialEnd               time.Time
+	Ends                   time.Time
+	Pending                *billing.PendingUpdate
+	PendingPlan            string // plan name of the pending update
+	Features               []string
+	Limits                 []billing.Limit
+	PlanHref, CancelHref   string
+	Change, Cancel, Resume Permit
+	// ResumeForm is the form of the [Keep plan] button.
+	ResumeForm Form
+}
+
+// NextPayment is an upcoming invoice with what pays it.
+type NextPayment struct {
+	billing.Upcoming
+	PlanName string
+	Method   *billing.PaymentMethod
+	// Kind changes the label: "next", "first" (after a trial), "invoice"
+	// (sent, paid by hand).
+	Kind string
+}
+
+// Form carries what every posting form carries.
+type Form struct {
+	Action string // URL to post to
+	Nonce  string // one nonce, one intent
+	// Version is the object version that the page was drawn from.
+	Version string
+	// Hidden are further fields.
+	Hidden []Field
+}
+
+// Field is a name and a value.
+type Field struct{ Name, Value string }
+
+// FieldError is a message at a form field. Key is a message key under
+// "error.field."; Args its placeholders.
+type FieldError struct {
+	Field string // the input's id
+	Key   string
+	Args  map[string]any
+}
+
+// Plan is /plan: the current subscription and what it can change to.
+type Plan struct {
+	Subscription *Subscription // nil: no subscription, only the list
+	// Others are further subscriptions, to switch to (?subscription=).
+	Others []Subscription
+	// Intervals that are offered in the subscription's currency, for the
+	// switch; Interval is the one shown.
+	Intervals []PlanInterval
+	Offers    []Offer
+	// Choose is posted with price and quantity to get a preview.
+	Choose   Form
+	Quantity QuantityField
+	Errors   []FieldError
+	// Why is set where nothing can be changed at all.
+	Change Permit
+}
+
+// PlanInterval is a choice of the interval switch.
+type PlanInterval struct {
+	Interval billing.Interval
+	Count    int
+	Current  bool // shown now
+	Href     string
+}
+
+// QuantityField bounds the quantity.
+type QuantityField struct {
+	Value    string // as entered, so that a wrong entry is shown again
+	Min, Max int64  // Max 0: no bound
+	Show     bool
+}
+
+// Offer is a plan card.
+type Offer struct {
+	Key      string
+	Name     string
+	Text     string
+	Price    billing.Price
+	Total    billing.Money // price times current quantity
+	Current  bool
+	Features []string
+	Limits   []billing.Limit
+	// Direction: "upgrade", "downgrade", "crossgrade", "interval_longer",
+	// "interval_shorter", "mixed", "quantity_up", "quantity_down", "".
+	Direction     string
+	Permit        Permit
+	Gains, Losses []string // features compared with the current plan
+}
+
+// Preview is /check/{nonce}: what a change costs, and the button that does
+// it.
+type Preview struct {
+	Preview       billing.Preview
+	FromPlan      string
+	ToPlan        string
+	From, To      PriceQuantity
+	SamePlan      bool // only quantity or interval changes
+	Gains, Losses []string
+	Method        *billing.PaymentMethod
+	NeedsMethod   bool // something is due and nothing pays it
+	Confirm       Form
+	BackHref      string
+	// Moved is set where the numbers changed since the customer saw them;
+	// Before is what was due then.
+	Moved  bool
+	Before billing.Money
+	Permit Permit
+	// AddMethodHref is where NeedsMethod leads to. Default: PathAddMethod.
+	AddMethodHref string
+	// Invoiced is set where the customer pays invoices by hand: the button
+	// then speaks of an invoice, due on InvoiceDue (zero: not known yet).
+	Invoiced   bool
+	InvoiceDue time.Time
+}
+
+// PriceQuantity is a price and how many of it.
+type PriceQuantity struct {
+	Price    billing.Price
+	Quantity int64
+	Total    billing.Money
+}
+
+// Receipt is /done/{intent}: how an action went. Bookmarkable.
+type Receipt struct {
+	// State: "done", "waiting" (for the customer's payment or confirmation),
+	// "processing", "checking", "refused", "not_applied", "manual".
+	State string
+	// Kind is the action; Params of the sentence in the other members.
+	Kind      billing.ActionKind
+	Reference string
+	Time      time.Time
+	PlanName  string // new plan, or the plan cancelled
+	FromPlan  string
+	Quantity  int64
+	SamePlan  bool
+	Paid      *billing.Money
+	Credited  *billing.Money
+	Effective time.Time // when it takes or took effect
+	Next      *billing.Upcoming
+	Invoice   *billing.Invoice
+	Method    *billing.PaymentMethod
+	// Differs is set where the charge differs from the preview.
+	Differs  bool
+	Expected billing.Money
+	// Reason is a code where State is waiting or refused: "card_declined", …
+	Reason string
+	Until  time.Time
+	// GoHref continues at the provider (waiting).
+	GoHref        string
+	AddMethodHref string
+	Drop          *Form // "Drop this change"
+	Undo          *Form // "Keep Team after all"
+	UndoUntil     time.Time
+	Check         *Form // "Check again"
+	RetryHref     string
+	Provider      string
+	Sent          time.Time
+	// Amount is the sum that State "waiting", "processing", "checking" or
+	// "refused" speaks of, nil where no money is in it.
+	Amount *billing.Money
+}
+
+// Cancel is /cancel.
+type Cancel struct {
+	Subscription Subscription
+	Confirm      Form
+	KeepHref     string
+	Permit       Permit
+}
+
+// Payment is /payment.
+type Payment struct {
+	Methods       []Method
+	Add           Permit
+	AddHref       string
+	Customer      billing.Customer
+	UpdateDetails Permit
+}
+
+// Method is a payment method with what it pays for.
+type Method struct {
+	billing.PaymentMethod
+	Default     bool
+	PaysFor     []string  // plan names
+	Next        time.Time // next payment with it, or zero
+	Expiry      string    // "", "soon" (this or next month), "expired"
+	MakeDefault *Form
+}
+
+// AddMethod is /payment/add: says where the customer is about to go.
+type AddMethod struct {
+	Provider   string
+	Confirm    Form
+	Unfinished bool // came back without finishing
+}
+
+// Leave is the page that forwards to another origin.
+type Leave struct {
+	Provider string // "" for the vendor's app
+	Href     string
+}
+
+// Details is /details/{section}.
+type Details struct {
+	Section   string // "name", "email", "phone", "address"
+	Values    billing.Customer
+	Countries []Country
+	Confirm   Form
+	Errors    []FieldError
+	Permit    Permit
+}
+
+// Country is a choice in the address form.
+type Country struct{ Code, Name string }
+
+// Invoices is /invoices.
+type Invoices struct {
+	Page                 billing.InvoicePage
+	NewerHref, OlderHref string
+	Failed               bool
+}
+
+// Enter is the interstitial: names the account, one button.
+type Enter struct {
+	Name  string // the customer's name, or its id where nothing else is known
+	Token string
+	// Replaces is set where this browser is signed in as another customer.
+	Replaces bool
+}
+
+// Message is a page with a text and one way on: link errors, signed out,
+// errors. Kind is a message key under "message.": "link_used",
+// "link_expired", "link_invalid", "link_too_soon", "signed_out",
+// "session_ended", "not_found", "forbidden", "denied", "changed",
+// "busy", "bad_request", "too_large", "method_not_allowed", "too_many",
+// "error", "unavailable", "provider_down", "provider_down_nothing_sent",
+// "form_aged".
+type Message struct {
+	Kind     string
+	Status   int
+	Text     string // the vendor's own sentence (denied)
+	Seconds  int    // link_too_soon, too_many
+	Provider string
+	// Href and Link name the way on: Link is a message key under "link.".
+	Href, Link string
+}
+
+// Where the pages' own links lead. Package pages serves these paths.
+const (
+	PathOverview  = "/"
+	PathPlan      = "/plan"
+	PathPayment   = "/payment"
+	PathInvoices  = "/invoices"
+	PathAddMethod = "/payment/add"
+	PathDetails   = "/details/" // + "name", "email", "phone", "address"
+	PathEnter     = "/enter"    // GET with FieldToken in the query; POST with it in the form
+	PathSignOut   = "/sign-out" // POST
+	PathAssets    = "/assets/"  // + a name from Renderer.AssetPath
+)
+
+// InvoicePDFPath is the path of an invoice's document.
+func InvoicePDFPath(id string) string { return PathInvoices + "/" + id + "/pdf" }
+
+// The names of form fields. A Form's Hidden fields come in addition.
+const (
+	FieldNonce    = "nonce"
+	FieldVersion  = "version"
+	FieldToken    = "token"    // Enter
+	FieldPrice    = "price"    // Plan: the price id, on the card's button
+	FieldQuantity = "quantity" // Plan
+	// The fields of Details, which are also the ids of its inputs.
+	FieldName       = "name"
+	FieldEmail      = "email"
+	FieldPhone      = "phone"
+	FieldLine1      = "line1"
+	FieldLine2      = "line2"
+	FieldCity       = "city"
+	FieldState      = "state"
+	FieldPostalCode = "postal_code"
+	FieldCountry    = "country"
+)
