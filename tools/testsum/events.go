@@ -118,6 +118,9 @@ func (r *results) skips() []string {
 	return out
 }
 
+// hasFailed is the problem of a test that ran and did not pass.
+const hasFailed = "failed"
+
 // problem says why the named test does not count as run and passed, in
 // whatever package it is; empty when it does.
 func (r *results) problem(name string) string {
@@ -135,7 +138,7 @@ func (r *results) problem(name string) string {
 		case "skip":
 			found = "was skipped"
 		default:
-			return "failed"
+			return hasFailed
 		}
 	}
 	switch found {

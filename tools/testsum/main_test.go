@@ -53,6 +53,7 @@ func TestTotal(t *testing.T) {
 		{name: "list holds", then: "true", list: "TestA\n", feature: "`TestA`", want: []string{"must-run.txt: 1 of 1", "features.md: 1 of 1", "1 passed, 0 failed"}},
 		{name: "listed test missing", then: "true", list: "TestA\nTestB\n", want: []string{"TestB, which did not run", "1 passed, 1 failed"}},
 		{name: "listed test skipped", events: skipping, then: "true", list: "TestS\n", want: []string{"TestS, which was skipped", "1 passed, 1 failed"}},
+		{name: "listed test fails, and counts once", events: failing, then: "exit 1", list: "TestA\nTestF\n", suiteFails: true, want: []string{"must-run.txt: 1 of 2", "r TestF", "1 passed, 1 failed"}},
 		{name: "list is empty", then: "true", list: "# none\n", want: []string{"names no test", "1 passed, 1 failed"}},
 		{name: "feature missing", then: "true", feature: "`TestA/sub`", want: []string{"TestA/sub, which did not run", "1 passed, 1 failed"}},
 		{name: "features name nothing", then: "true", feature: "nothing yet", want: []string{"names no test", "1 passed, 1 failed"}},
