@@ -1,0 +1,63 @@
+package badger
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"github.com/portalcore/caddy-billing-portal/portalcore/store"
+	"github.com/portalcore/caddy-billing-portal/portalcore/store/storetest"
+)
+
+func sealer(t testing.TB, current byte, previous ...byte) *store.Sealer {
+	t.Helper()
+	key := func(b byte) []byte { return bytes.Repeat([]byte{b}, store.SealKeySize) }
+	var old [][]byte
+	for _, b := range previous {
+		old = append(old, key(b))
+	}
+	s, err := store.NewSealer(key(current), old...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func mustOpen(t testing.TB, dir string, o Options) *Store {
+	t.Helper()
+	if o.Sealer == nil {
+		o.Sealer = sealer(t, 1)
+	}
+	s, err := Open(dir, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func mustClose(t testing.TB, s *Store) {
+	t.Helper()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestStore(t *testing.T) {
+	for name, nosync := range map[string]bool{"Sync": false, "NoSync": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := Options{Sealer: sealer(t, 1), Now: time.Now, NoSync: nosync}
+			storetest.Run(t, func(t *testing.T) store.Store {
+				return mustOpen(t, t.TempDir(), o)
+			}, func(t *testing.T, s store.Store) store.Store {
+				mustClose(t, s.(*Store))
+				return mustOpen(t, s.(*Store).dir, o)
+			})
+		})
+	}
+}
