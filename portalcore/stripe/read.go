@@ -1,0 +1,581 @@
+package stripe
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
+)
+
+// Bounds of an Account.
+const (
+	maxPages    = 5  // of 100 prices or subscriptions; more pages are not read
+	maxEnded    = 10 // ended subscriptions shown
+	maxUpcoming = 3  // next invoices previewed; at 25 requests a second more would hold the page up
+	maxLatest   = 5  // latest invoices shown
+)
+
+// Prices implements billing.Provider. Tiered, metered and transformed prices
+// are left out: this build cannot sell them.
+func (p *Provider) Prices(ctx context.Context) ([]billing.Price, error) {
+	var out []billing.Price
+	after := ""
+	for range 10 * maxPages {
+		f := form{{"active", "true"}, {"type", "recurring"}, {"limit", "100"}}
+		if after != "" {
+			f.add("starting_after", after)
+		}
+		f.expand("data.product")
+		var l list[price]
+		a, err := p.get(ctx, &l, f, "prices")
+		if err != nil {
+			return nil, err
+		}
+		for i := range l.Data {
+			pr := &l.Data[i]
+			if !pr.perUnit() || !pr.Active || pr.Product.Obj == nil || pr.Product.Obj.Deleted || !pr.Product.Obj.Active {
+				continue
+			}
+			b, err := pr.convert(nil)
+			if err != nil {
+				return nil, readFault(a, err)
+			}
+			out = append(out, b)
+		}
+		if !l.HasMore || len(l.Data) == 0 {
+			return out, nil
+		}
+		after = l.Data[len(l.Data)-1].ID
+	}
+	return nil, &billing.Error{Fault: billing.Unavailable, Code: "invalid_request", Err: fmt.Errorf("more than %d active recurring prices; name the plans' prices in the config", 1000*maxPages)}
+}
+
+// customer reads a customer, with its default payment method expanded.
+func (p *Provider) customer(ctx context.Context, id string) (*customer, *answer, error) {
+	f := form{}
+	f.expand("invoice_settings.default_payment_method")
+	if !p.live {
+		f.expand("test_clock")
+	}
+	c := new(customer)
+	a, err := p.get(ctx, c, f, "customers", id)
+	if err != nil {
+		return nil, nil, err
+	}
+	if c.Deleted || c.ID != id || c.Object != "customer" {
+		return nil, nil, notFound(id)
+	}
+	return c, a, nil
+}
+
+// Find implements billing.Provider.
+func (p *Provider) Find(ctx context.Context, id string) (billing.Customer, error) {
+	c, _, err := p.customer(ctx, id)
+	if err != nil {
+		return billing.Customer{}, err
+	}
+	return c.convert(), nil
+}
+
+// subscriptions lists all of a customer's, newest first.
+func (p *Provider) subscriptions(ctx context.Context, customerID string) ([]subscription, error) {
+	var out []subscription
+	after := ""
+	for range maxPages {
+		f := form{{"customer", customerID}, {"status", "all"}, {"limit", "100"}}
+		if after != "" {
+			f.add("starting_after", after)
+		}
+		// The product would be the fifth level, which Stripe refuses: products
+		// are read in a second stage.
+		f.expand("data.items.data.price", "data.latest_invoice")
+		var l list[subscription]
+		a, err := p.get(ctx, &l, f, "subscriptions")
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range l.Data {
+			if s.Customer.ID != customerID {
+				return nil, readFault(a, errors.New("the list holds another customer's subscription"))
+			}
+		}
+		out = append(out, l.Data...)
+		if !l.HasMore || len(l.Data) == 0 {
+			break
+		}
+		after = l.Data[len(l.Data)-1].ID
+	}
+	return out, nil
+}
+
+// Account implements billing.Provider. Two stages: customer, subscriptions,
+// payment methods and invoices side by side; then the next invoices, the
+// products' names and the payments of waiting changes side by side.
+//
+// AsOf is the Date header of the customer's answer, or the frozen time of the
+// test clock that the customer stands on.
+func (p *Provider) Account(ctx context.Context, id string) (billing.Account, error) {
+	var (
+		c        *customer
+		at       *answer
+		subs     []subscription
+		methods  list[paymentMethod]
+		invoices list[invoice]
+	)
+	err := parallel(
+		func() (err error) { c, at, err = p.customer(ctx, id); return err },
+		func() (err error) { subs, err = p.subscriptions(ctx, id); return err },
+		func() error {
+			_, err := p.get(ctx, &methods, form{{"limit", "100"}}, "customers", id, "payment_methods")
+			return err
+		},
+		func() error {
+			// Drafts are dropped: ask for a few more.
+			_, err := p.get(ctx, &invoices, form{{"customer", id}, {"limit", "10"}}, "invoices")
+			return err
+		},
+	)
+	if err != nil {
+		return billing.Account{}, err
+	}
+	acc := billing.Account{Customer: c.convert(), AsOf: at.now(c.TestClock)}
+
+	subs = bounded(subs)
+	renewing := make([]*subscription, 0, len(subs))
+	waiting := make([]*subscription, 0, 1)
+	for i := range subs {
+		if subs[i].renews() {
+			renewing = append(renewing, &subs[i])
+		}
+		if subs[i].PendingUpdate != nil {
+			waiting = append(waiting, &subs[i])
+		}
+	}
+	slices.SortStableFunc(renewing, func(a, b *subscription) int { return a.periodEnd().Compare(b.periodEnd()) })
+	renewing = renewing[:min(len(renewing), maxUpcoming)]
+
+	upcoming := make([]*billing.Upcoming, len(renewing))
+	confirm := map[string]string{}
+	var mu sync.Mutex
+	var products map[string]product
+	second := []func() error{func() (err error) { products, err = p.products(ctx, subs); return err }}
+	for i, s := range renewing {
+		second = append(second, func() error {
+			u, err := p.upcoming(ctx, s, nil)
+			upcoming[i] = u
+			return err
+		})
+	}
+	for _, s := range waiting {
+		second = append(second, func() error {
+			w, err := p.waiting(ctx, s)
+			mu.Lock()
+			confirm[s.ID] = w.goTo
+			mu.Unlock()
+			return err
+		})
+	}
+	if err := parallel(second...); err != nil {
+		return billing.Account{}, err
+	}
+
+	pending := map[string]bool{}
+	for i := range subs {
+		b, err := subs[i].convert(products, confirm[subs[i].ID])
+		if err != nil {
+			return billing.Account{}, readFault(at, err)
+		}
+		if b.Pending != nil {
+			pending[b.Pending.InvoiceID] = true
+		}
+		acc.Subscriptions = append(acc.Subscriptions, b)
+	}
+	for i := range methods.Data {
+		if m := &methods.Data[i]; m.Customer.ID == id {
+			acc.PaymentMethods = append(acc.PaymentMethods, m.convert())
+		}
+	}
+	for i := range invoices.Data {
+		v := &invoices.Data[i]
+		if v.Customer.ID == id && v.Status != "draft" && len(acc.Invoices) < maxLatest {
+			acc.Invoices = append(acc.Invoices, v.convert(pending))
+		}
+	}
+	for _, u := range upcoming {
+		if u != nil {
+			acc.Upcoming = append(acc.Upcoming, *u)
+		}
+	}
+	if acc.Customer.Balance.Currency == "" && len(acc.Subscriptions) > 0 {
+		acc.Customer.Balance.Currency = acc.Subscriptions[0].Currency
+	}
+	return acc, nil
+}
+
+// bounded orders subscriptions, newest first and ended ones last, and keeps
+// the latest few of the ended ones.
+func bounded(subs []subscription) []subscription {
+	slices.SortStableFunc(subs, func(a, b subscription) int {
+		if a.ended() != b.ended() {
+			if a.ended() {
+				return 1
+			}
+			return -1
+		}
+		return b.Created.time().Compare(a.Created.time())
+	})
+	live := slices.IndexFunc(subs, func(s subscription) bool { return s.ended() })
+	if live >= 0 && len(subs) > live+maxEnded {
+		subs = subs[:live+maxEnded]
+	}
+	return subs
+}
+
+// products reads the products that subscriptions' prices belong to, as far as
+// one list holds them; a page shows the others without a name.
+func (p *Provider) products(ctx context.Context, subs []subscription) (map[string]product, error) {
+	var ids []string
+	note := func(items []subscriptionItem) {
+		for _, it := range items {
+			if id := it.Price.Product.ID; id != "" && it.Price.Product.Obj == nil && !slices.Contains(ids, id) && len(ids) < 100 {
+				ids = append(ids, id)
+			}
+		}
+	}
+	for i := range subs {
+		note(subs[i].Items.Data)
+		if u := subs[i].PendingUpdate; u != nil {
+			note(u.Items)
+		}
+	}
+	out := map[string]product{}
+	if len(ids) == 0 {
+		return out, nil
+	}
+	f := form{{"limit", "100"}}
+	for _, id := range ids {
+		f.add("ids[]", id)
+	}
+	var l list[product]
+	if _, err := p.get(ctx, &l, f, "products"); err != nil {
+		return nil, err
+	}
+	for _, pr := range l.Data {
+		out[pr.ID] = pr
+	}
+	return out, nil
+}
+
+// upcoming previews the next regular invoice of s, changed as change says
+// (subscription_details[…] parameters), or nil where there is none.
+func (p *Provider) upcoming(ctx context.Context, s *subscription, change form) (*billing.Upcoming, error) {
+	f := append(form{{"customer", s.Customer.ID}, {"subscription", s.ID}}, change...)
+	v, err := p.createPreview(ctx, f)
+	switch {
+	case billing.CodeOf(err) == "invoice_upcoming_none":
+		return nil, nil
+	case billing.FaultOf(err) == billing.Refused:
+		// Stripe cannot say what comes next; the page still has the rest.
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	return v.upcoming(s.ID, s.periodEnd()), nil
+}
+
+func (v *invoice) upcoming(sub string, due time.Time) *billing.Upcoming {
+	return &billing.Upcoming{
+		Subscription: sub, Due: due, Lines: v.lines(), Subtotal: v.money(v.Subtotal), Tax: v.tax(),
+		Total: v.money(v.Total), AmountDue: v.money(v.AmountDue),
+	}
+}
+
+// createPreview is POST /v1/invoices/create_preview. It changes nothing and
+// takes no idempotency key.
+func (p *Provider) createPreview(ctx context.Context, f form) (*invoice, error) {
+	a, err := p.send(ctx, http.MethodPost, "/v1/invoices/create_preview", f.encode(), "")
+	if err != nil {
+		return nil, readFault(nil, err)
+	}
+	if a.status/100 != 2 {
+		return nil, previewFault(a, nil)
+	}
+	v := new(invoice)
+	if err := a.decode(v); err != nil {
+		return nil, readFault(a, err)
+	}
+	if v.Object != "invoice" {
+		return nil, readFault(a, errors.New("the preview is not an invoice"))
+	}
+	return v, nil
+}
+
+// wait is why a change waits for its payment.
+type wait struct {
+	reason string // "card_declined" or "authentication_required"
+	goTo   string // where the customer confirms, for authentication_required
+}
+
+// waiting reads the payment that s's pending update waits for. The default
+// payment's intent is four levels below the invoice, so it has a list of its
+// own.
+func (p *Provider) waiting(ctx context.Context, s *subscription) (wait, error) {
+	w := wait{reason: "card_declined"}
+	if s.LatestInvoice.ID == "" {
+		return w, nil
+	}
+	f := form{{"invoice", s.LatestInvoice.ID}, {"limit", "10"}}
+	f.expand("data.payment.payment_intent")
+	var l list[invoicePayment]
+	if _, err := p.get(ctx, &l, f, "invoice_payments"); err != nil {
+		return w, err
+	}
+	for _, pay := range l.Data {
+		in := pay.Payment.PaymentIntent.Obj
+		if in == nil || in.Status != "requires_action" {
+			continue
+		}
+		w.reason = "authentication_required"
+		if in.NextAction != nil && in.NextAction.RedirectToURL != nil && p.safePage(in.NextAction.RedirectToURL.URL) {
+			w.goTo = in.NextAction.RedirectToURL.URL
+		} else if v := s.LatestInvoice.Obj; v != nil && p.safePage(v.HostedURL) {
+			w.goTo = v.HostedURL
+		}
+	}
+	return w, nil
+}
+
+// safePage reports whether a customer may be sent to a page: https, or http
+// on a loopback host where the API itself is on one.
+func (p *Provider) safePage(raw string) bool {
+	u, err := url.Parse(raw)
+	if err != nil || u.Host == "" || u.User != nil {
+		return false
+	}
+	return u.Scheme == "https" || u.Scheme == "http" && p.loopback && isLoopback(u.Hostname())
+}
+
+// Invoices implements billing.Provider. A cursor names the invoice at the
+// page's edge; the list is always the customer's own.
+func (p *Provider) Invoices(ctx context.Context, customerID, cursor string, limit int) (billing.InvoicePage, error) {
+	edge, older := "", true
+	if cursor != "" {
+		b, err := base64.RawURLEncoding.DecodeString(cursor)
+		if err != nil || len(b) < 2 || (b[0] != 'o' && b[0] != 'n') {
+			return billing.InvoicePage{}, notFound("cursor")
+		}
+		edge, older = string(b[1:]), b[0] == 'o'
+	}
+	limit = min(max(limit, 1), 100)
+	var found []invoice
+	more := true
+	// Drafts are dropped, so a page may need a second list.
+	for i := 0; i < maxPages && more && len(found) < limit; i++ {
+		f := form{{"customer", customerID}, {"limit", itoa(int64(limit))}}
+		if edge != "" && older {
+			f.add("starting_after", edge)
+		} else if edge != "" {
+			f.add("ending_before", edge)
+		}
+		var l list[invoice]
+		a, err := p.get(ctx, &l, f, "invoices")
+		if err != nil {
+			return billing.InvoicePage{}, err
+		}
+		if len(l.Data) == 0 {
+			more = false
+			break
+		}
+		more = l.HasMore
+		keep := make([]invoice, 0, len(l.Data))
+		for _, v := range l.Data {
+			if v.Customer.ID != customerID {
+				return billing.InvoicePage{}, readFault(a, errors.New("the list holds another customer's invoice"))
+			}
+			if v.Status != "draft" {
+				keep = append(keep, v)
+			}
+		}
+		if older {
+			edge = l.Data[len(l.Data)-1].ID
+			found = append(found, keep...)
+		} else {
+			edge = l.Data[0].ID
+			found = append(keep, found...)
+		}
+	}
+	if len(found) > limit {
+		more = true
+		if older {
+			found = found[:limit]
+		} else {
+			found = found[len(found)-limit:]
+		}
+	}
+	pending := map[string]bool{}
+	if slices.ContainsFunc(found, func(v invoice) bool { return v.Status == "open" && v.BillingReason == "subscription_update" }) {
+		subs, err := p.subscriptions(ctx, customerID)
+		if err != nil {
+			return billing.InvoicePage{}, err
+		}
+		for i := range subs {
+			if subs[i].PendingUpdate != nil {
+				pending[subs[i].LatestInvoice.ID] = true
+			}
+		}
+	}
+	page := billing.InvoicePage{}
+	for i := range found {
+		page.Invoices = append(page.Invoices, found[i].convert(pending))
+	}
+	if len(found) == 0 {
+		return page, nil
+	}
+	mark := func(dir byte, id string) string {
+		return base64.RawURLEncoding.EncodeToString(append([]byte{dir}, id...))
+	}
+	if first := found[0].ID; older && cursor != "" || !older && more {
+		page.Newer = mark('n', first)
+	}
+	if last := found[len(found)-1].ID; older && more || !older {
+		page.Older = mark('o', last)
+	}
+	return page, nil
+}
+
+// invoice reads an invoice of the customer.
+func (p *Provider) invoice(ctx context.Context, customerID, id string) (*invoice, error) {
+	v := new(invoice)
+	if _, err := p.get(ctx, v, nil, "invoices", id); err != nil {
+		return nil, err
+	}
+	if v.Object != "invoice" || v.ID != id || v.Customer.ID != customerID {
+		return nil, notFound(id)
+	}
+	return v, nil
+}
+
+// Document implements billing.Provider. The file's address is read anew each
+// time, as it expires; the file is fetched without the key, from allow-listed
+// hosts only, over at most three redirects.
+func (p *Provider) Document(ctx context.Context, customerID, id string) (billing.Document, error) {
+	v, err := p.invoice(ctx, customerID, id)
+	if err != nil {
+		return billing.Document{}, err
+	}
+	if v.Status == "draft" || v.PDF == "" {
+		return billing.Document{}, notFound(id)
+	}
+	fail := func(code string, err error) (billing.Document, error) {
+		return billing.Document{}, &billing.Error{Fault: billing.Unavailable, Code: code, Param: id, Err: err}
+	}
+	u, err := url.Parse(v.PDF)
+	if err != nil {
+		return fail("bad_answer", errors.New("invoice_pdf is not a URL"))
+	}
+	if err := p.checkFile(u); err != nil {
+		return fail("bad_answer", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, documentTimeout)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		cancel()
+		return fail("bad_answer", errors.New("invoice_pdf is not a URL"))
+	}
+	req.Header.Set("Accept", "application/pdf")
+	req.Header.Set("User-Agent", "caddy-billing-portal")
+	res, err := p.files.Do(req)
+	if err != nil {
+		cancel()
+		// The URL is a bearer secret of its own: it stays out of the error.
+		var ue *url.Error
+		if errors.As(err, &ue) {
+			err = ue.Err
+		}
+		return fail("unreachable", err)
+	}
+	bad := func(err error) (billing.Document, error) {
+		_ = res.Body.Close()
+		cancel()
+		return fail("bad_answer", err)
+	}
+	if res.StatusCode != http.StatusOK {
+		return bad(fmt.Errorf("the file's host answered %d", res.StatusCode))
+	}
+	if mt, _, err := mime.ParseMediaType(res.Header.Get("Content-Type")); err != nil || mt != "application/pdf" {
+		return bad(errors.New("the file is not a PDF"))
+	}
+	if res.ContentLength > maxDocument {
+		return bad(fmt.Errorf("the file is over %d bytes", maxDocument))
+	}
+	return billing.Document{
+		ContentType: "application/pdf", Size: res.ContentLength,
+		Body: &file{r: res.Body, left: maxDocument, cancel: cancel},
+	}, nil
+}
+
+// file caps a document's size and ends its context when it is closed.
+type file struct {
+	r      io.ReadCloser
+	left   int64
+	cancel context.CancelFunc
+}
+
+func (f *file) Read(b []byte) (int, error) {
+	if f.left <= 0 {
+		// One byte more than allowed tells the end from an overrun.
+		var one [1]byte
+		n, err := f.r.Read(one[:])
+		if n > 0 {
+			return 0, fmt.Errorf("stripe: the file is over %d bytes", maxDocument)
+		}
+		return 0, err
+	}
+	if int64(len(b)) > f.left {
+		b = b[:f.left]
+	}
+	n, err := f.r.Read(b)
+	f.left -= int64(n)
+	return n, err
+}
+
+func (f *file) Close() error {
+	err := f.r.Close()
+	f.cancel()
+	return err
+}
+
+// checkFile reports whether a document may be fetched from u.
+func (p *Provider) checkFile(u *url.URL) error {
+	host := strings.ToLower(u.Hostname())
+	switch {
+	case u.User != nil:
+		return errors.New("the file's address carries a user name")
+	case p.loopback && isLoopback(host) && (u.Scheme == "http" || u.Scheme == "https"):
+		return nil
+	case u.Scheme != "https":
+		return errors.New("the file's address is not https")
+	case u.Port() != "" && u.Port() != "443", !slices.Contains(p.hosts, host):
+		return fmt.Errorf("the file is on host %q, which is not allowed; add it to the files hosts if it is Stripe's", u.Host)
+	}
+	return nil
+}
+
+func (p *Provider) checkRedirect(req *http.Request, via []*http.Request) error {
+	if len(via) > 3 {
+		return errors.New("the file's address redirects more than three times")
+	}
+	// A Referer would hand the address before to the next host.
+	req.Header.Del("Referer")
+	return p.checkFile(req.URL)
+}
