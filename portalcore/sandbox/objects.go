@@ -56,6 +56,7 @@ type Price struct {
 	ID            string            `json:"id"`
 	Created       time.Time         `json:"created"`
 	Product       string            `json:"product"`
+	ProductName   string            `json:"product_name"` // the product's name when the price was made
 	Active        bool              `json:"active"`
 	Currency      string            `json:"currency"`
 	UnitAmount    decimal.Decimal   `json:"unit_amount"` // unit_amount_decimal: minor units, at most 12 decimals

@@ -1,0 +1,527 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/hex"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"crypto/sha256"
+
+	"github.com/shopspring/decimal"
+
+	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
+)
+
+// TestCard is one of the numbers that the sandbox knows.
+type TestCard struct {
+	Number   string
+	Brand    string
+	Behavior CardBehavior
+	// Declined is true for the card that cannot be added.
+	Declined bool
+	// Text says what it does.
+	Text string
+}
+
+// TestCards are Stripe's test cards that the sandbox knows
+// (docs.stripe.com/testing). No other number is taken.
+var TestCards = []TestCard{
+	{Number: "4242424242424242", Brand: "visa", Behavior: CardWorks, Text: "Works"},
+	{Number: "5555555555554444", Brand: "mastercard", Behavior: CardWorks, Text: "Works"},
+	{Number: "4000000000000341", Brand: "visa", Behavior: CardDeclinesCharges, Text: "Can be added, and is declined when it is charged"},
+	{Number: "4000002500003155", Brand: "visa", Behavior: CardAsks, Text: "Asks you to confirm payments (3-D Secure)"},
+	{Number: "4000000000000002", Brand: "visa", Declined: true, Text: "Is declined when it is added"},
+}
+
+// Customer reads a customer. Code resource_missing where there is none.
+func (l *Ledger) Customer(ctx context.Context, id string) (Customer, error) {
+	return read(ctx, l, func(w *work) (Customer, error) { return get[Customer](w, "customer", id) })
+}
+
+// Customers lists all customers by id.
+func (l *Ledger) Customers(ctx context.Context) ([]Customer, error) {
+	return read(ctx, l, func(w *work) ([]Customer, error) { return all[Customer](w, "customer") })
+}
+
+// CreateCustomer is POST /v1/customers.
+func (l *Ledger) CreateCustomer(ctx context.Context, c Call, p CustomerParams) (Customer, error) {
+	return change(ctx, l, c, "customer.create", p, func(w *work) (Customer, error) { return w.createCustomer(p) })
+}
+
+func (w *work) createCustomer(p CustomerParams) (Customer, error) {
+	c := Customer{ID: p.ID, Created: w.now, NextInvoiceSequence: 1}
+	if c.ID == "" {
+		c.ID = w.id("cus")
+	}
+	if _, found, err := lookup[Customer](w.tx, "customer", c.ID); err != nil {
+		return c, err
+	} else if found {
+		return c, exists("id", c.ID)
+	}
+	sum := sha256.Sum256([]byte(c.ID))
+	c.InvoicePrefix = strings.ToUpper(hex.EncodeToString(sum[:4]))
+	if p.DefaultPaymentMethod != nil {
+		return c, invalid("default_payment_method", "A new customer has no payment method yet.")
+	}
+	if err := w.applyCustomer(&c, p); err != nil {
+		return c, err
+	}
+	if err := write(w.tx, "customer", c.ID, c); err != nil {
+		return c, err
+	}
+	return c, w.effect("customer.create", c.ID, c.ID)
+}
+
+// UpdateCustomer is POST /v1/customers/{id}.
+func (l *Ledger) UpdateCustomer(ctx context.Context, c Call, id string, p CustomerParams) (Customer, error) {
+	return change(ctx, l, c, "customer.update", []any{id, p}, func(w *work) (Customer, error) { return w.updateCustomer(id, p) })
+}
+
+func (w *work) updateCustomer(id string, p CustomerParams) (Customer, error) {
+	c, err := get[Customer](w, "customer", id)
+	if err != nil {
+		return c, err
+	}
+	if p.ID != "" {
+		return c, invalid("id", "An id cannot be changed.")
+	}
+	if err := w.applyCustomer(&c, p); err != nil {
+		return c, err
+	}
+	if err := write(w.tx, "customer", c.ID, c); err != nil {
+		return c, err
+	}
+	return c, w.effect("customer.update", c.ID, c.ID)
+}
+
+func (w *work) applyCustomer(c *Customer, p CustomerParams) error {
+	for _, f := range []struct {
+		param string
+		from  *string
+		to    *string
+		limit int
+	}{
+		{"name", p.Name, &c.Name, 256}, {"email", p.Email, &c.Email, 512}, {"phone", p.Phone, &c.Phone, 20},
+	} {
+		if f.from == nil {
+			continue
+		}
+		if len(*f.from) > f.limit {
+			return invalid(f.param, "Invalid string: it may have at most %d characters.", f.limit)
+		}
+		*f.to = *f.from
+	}
+	if p.Email != nil && *p.Email != "" {
+		if local, host, ok := strings.Cut(*p.Email, "@"); !ok || local == "" || !strings.Contains(host, ".") || strings.ContainsAny(*p.Email, " \t\r\n") {
+			return &Error{Status: 400, Type: InvalidRequest, Code: "email_invalid", Param: "email", Message: "Invalid email address."}
+		}
+	}
+	if p.Address != nil {
+		if n := len(p.Address.Country); n != 0 && n != 2 {
+			return invalid("address[country]", "A country has two letters (ISO 3166-1 alpha-2).")
+		}
+		c.Address = *p.Address
+	}
+	if p.PreferredLocales != nil {
+		c.PreferredLocales = slices.Clone(p.PreferredLocales)
+	}
+	c.Metadata = mergeMetadata(c.Metadata, p.Metadata)
+	if p.TaxPercent != nil {
+		if p.TaxPercent.IsNegative() || p.TaxPercent.GreaterThan(decimal.NewFromInt(100)) || !p.TaxPercent.Equal(p.TaxPercent.Round(4)) {
+			return invalid("tax_percent", "A tax rate is 0 to 100 with at most 4 decimals.")
+		}
+		c.TaxPercent = *p.TaxPercent
+	}
+	if p.DefaultPaymentMethod != nil {
+		if err := w.owns(c.ID, *p.DefaultPaymentMethod); err != nil {
+			return err
+		}
+		c.DefaultPaymentMethod = *p.DefaultPaymentMethod
+	}
+	return nil
+}
+
+// owns checks that a payment method, where one is named, is the customer's.
+func (w *work) owns(customer, paymentMethod string) error {
+	if paymentMethod == "" {
+		return nil
+	}
+	pm, err := get[PaymentMethod](w, "payment_method", paymentMethod)
+	if err != nil {
+		return err
+	}
+	if pm.Customer != customer {
+		return missing("payment_method", paymentMethod)
+	}
+	return nil
+}
+
+func mergeMetadata(old, change map[string]string) map[string]string {
+	m := maps.Clone(old)
+	for k, v := range change {
+		if m == nil {
+			m = map[string]string{}
+		}
+		if v == "" {
+			delete(m, k)
+		} else {
+			m[k] = v
+		}
+	}
+	return m
+}
+
+func exists(param, id string) *Error {
+	return &Error{Status: 400, Type: InvalidRequest, Code: "resource_already_exists", Param: param, Message: "There is already an object with id " + id + "."}
+}
+
+// AdjustBalance adds amount to the customer's balance (below zero: credit):
+// POST /v1/customers/{id}/balance_transactions.
+func (l *Ledger) AdjustBalance(ctx context.Context, c Call, customer string, amount int64, currency string) (BalanceTransaction, error) {
+	return change(ctx, l, c, "balance.adjust", []any{customer, amount, currency}, func(w *work) (BalanceTransaction, error) {
+		cus, err := get[Customer](w, "customer", customer)
+		if err != nil {
+			return BalanceTransaction{}, err
+		}
+		if amount == 0 || amount > 1e12 || amount < -1e12 {
+			return BalanceTransaction{}, invalid("amount", "The amount must not be 0 or huge.")
+		}
+		if err := cus.use(currency); err != nil {
+			return BalanceTransaction{}, err
+		}
+		t, err := w.moveBalance(&cus, amount, "adjustment", "")
+		if err != nil {
+			return t, err
+		}
+		if err := write(w.tx, "customer", cus.ID, cus); err != nil {
+			return t, err
+		}
+		return t, w.effect("balance.adjust", cus.ID, t.ID)
+	})
+}
+
+// use fixes the customer's currency, or refuses another one.
+func (c *Customer) use(currency string) error {
+	if len(currency) != 3 || strings.ToLower(currency) != currency {
+		return invalid("currency", "Invalid currency: %q.", currency)
+	}
+	if c.Currency != "" && c.Currency != currency {
+		return invalid("currency", "You cannot combine currencies on a single customer. This customer has %s.", c.Currency)
+	}
+	c.Currency = currency
+	return nil
+}
+
+// moveBalance changes c, which the caller writes.
+func (w *work) moveBalance(c *Customer, amount int64, kind, invoice string) (BalanceTransaction, error) {
+	c.Balance += amount
+	t := BalanceTransaction{ID: w.id("cbtxn"), Created: w.now, Customer: c.ID, Amount: amount, Currency: c.Currency, EndingBalance: c.Balance, Type: kind, Invoice: invoice}
+	if err := write(w.tx, "balance_transaction", t.ID, t); err != nil {
+		return t, err
+	}
+	return t, w.index("balance_transaction", c.ID, t.ID, t.Created)
+}
+
+// BalanceTransactions lists what moved the customer's balance, newest first.
+func (l *Ledger) BalanceTransactions(ctx context.Context, customer string) ([]BalanceTransaction, error) {
+	return read(ctx, l, func(w *work) ([]BalanceTransaction, error) {
+		return listOf[BalanceTransaction](w, "balance_transaction", customer)
+	})
+}
+
+// listOf is all of an existing customer's objects of one kind.
+func listOf[T any](w *work, kind, customer string) ([]T, error) {
+	if _, err := get[Customer](w, "customer", customer); err != nil {
+		return nil, err
+	}
+	var list []T
+	err := ofCustomer(w, kind, customer, "", func(v T) bool { list = append(list, v); return true })
+	return list, err
+}
+
+// Product reads a product.
+func (l *Ledger) Product(ctx context.Context, id string) (Product, error) {
+	return read(ctx, l, func(w *work) (Product, error) { return get[Product](w, "product", id) })
+}
+
+// Products lists all products by id.
+func (l *Ledger) Products(ctx context.Context) ([]Product, error) {
+	return read(ctx, l, func(w *work) ([]Product, error) { return all[Product](w, "product") })
+}
+
+// CreateProduct is POST /v1/products.
+func (l *Ledger) CreateProduct(ctx context.Context, c Call, p ProductParams) (Product, error) {
+	return change(ctx, l, c, "product.create", p, func(w *work) (Product, error) {
+		pr := Product{ID: p.ID, Created: w.now, Name: p.Name, Active: true, Metadata: maps.Clone(p.Metadata)}
+		if pr.ID == "" {
+			pr.ID = w.id("prod")
+		}
+		if p.Name == "" {
+			return pr, invalid("name", "A product needs a name.")
+		}
+		if _, found, err := lookup[Product](w.tx, "product", pr.ID); err != nil {
+			return pr, err
+		} else if found {
+			return pr, exists("id", pr.ID)
+		}
+		if err := write(w.tx, "product", pr.ID, pr); err != nil {
+			return pr, err
+		}
+		return pr, w.effect("product.create", "", pr.ID)
+	})
+}
+
+// Price reads a price.
+func (l *Ledger) Price(ctx context.Context, id string) (Price, error) {
+	return read(ctx, l, func(w *work) (Price, error) { return get[Price](w, "price", id) })
+}
+
+// Prices lists the prices that f selects, by id.
+func (l *Ledger) Prices(ctx context.Context, f PriceFilter) ([]Price, error) {
+	return read(ctx, l, func(w *work) ([]Price, error) {
+		list, err := all[Price](w, "price")
+		return slices.DeleteFunc(list, func(p Price) bool {
+			return f.Active != nil && *f.Active != p.Active || f.Product != "" && f.Product != p.Product ||
+				f.LookupKeys != nil && !slices.Contains(f.LookupKeys, p.LookupKey)
+		}), err
+	})
+}
+
+// CreatePrice is POST /v1/prices.
+func (l *Ledger) CreatePrice(ctx context.Context, c Call, p PriceParams) (Price, error) {
+	return change(ctx, l, c, "price.create", p, func(w *work) (Price, error) {
+		pr := Price{ID: p.ID, Created: w.now, Product: p.Product, Active: true, Currency: p.Currency, UnitAmount: p.UnitAmount,
+			Interval: p.Interval, IntervalCount: max(p.IntervalCount, 1), LookupKey: p.LookupKey, Metadata: maps.Clone(p.Metadata)}
+		if pr.ID == "" {
+			pr.ID = w.id("price")
+		}
+		limit, known := map[billing.Interval]int{billing.Day: 1095, billing.Week: 156, billing.Month: 36, billing.Year: 3}[p.Interval]
+		switch {
+		case !known || pr.IntervalCount > limit || p.IntervalCount < 0:
+			return pr, invalid("recurring[interval]", "A price recurs every day, week, month or year, at most every three years.")
+		case len(p.Currency) != 3 || strings.ToLower(p.Currency) != p.Currency:
+			return pr, invalid("currency", "Invalid currency: %q.", p.Currency)
+		case p.UnitAmount.IsNegative() || p.UnitAmount.GreaterThan(decimal.NewFromInt(99_999_999)) || !p.UnitAmount.Equal(p.UnitAmount.Round(12)):
+			return pr, invalid("unit_amount_decimal", "A unit amount is 0 to 99999999 with at most 12 decimals.")
+		}
+		product, err := get[Product](w, "product", p.Product)
+		if err != nil {
+			return pr, err
+		}
+		pr.ProductName = product.Name
+		others, err := all[Price](w, "price")
+		if err != nil {
+			return pr, err
+		}
+		for _, o := range others {
+			if o.ID == pr.ID {
+				return pr, exists("id", pr.ID)
+			}
+			if p.LookupKey != "" && o.LookupKey == p.LookupKey {
+				return pr, exists("lookup_key", p.LookupKey)
+			}
+		}
+		if err := write(w.tx, "price", pr.ID, pr); err != nil {
+			return pr, err
+		}
+		return pr, w.effect("price.create", "", pr.ID)
+	})
+}
+
+// PaymentMethod reads a payment method.
+func (l *Ledger) PaymentMethod(ctx context.Context, id string) (PaymentMethod, error) {
+	return read(ctx, l, func(w *work) (PaymentMethod, error) { return get[PaymentMethod](w, "payment_method", id) })
+}
+
+// PaymentMethods lists a customer's payment methods, newest first.
+func (l *Ledger) PaymentMethods(ctx context.Context, customer string) ([]PaymentMethod, error) {
+	return read(ctx, l, func(w *work) ([]PaymentMethod, error) {
+		return listOf[PaymentMethod](w, "payment_method", customer)
+	})
+}
+
+// card reads the parameters of a card. It returns only what may be kept.
+func (p CardParams) card(now time.Time) (PaymentMethod, *TestCard, error) {
+	number := strings.ReplaceAll(p.Number, " ", "")
+	i := slices.IndexFunc(TestCards, func(c TestCard) bool { return c.Number == number })
+	if i < 0 {
+		return PaymentMethod{}, nil, &Error{Status: 402, Type: InvalidRequest, Code: "incorrect_number", Param: "number", Message: "The sandbox takes its own test cards only."}
+	}
+	pm := PaymentMethod{Brand: TestCards[i].Brand, Last4: number[len(number)-4:], ExpMonth: p.ExpMonth, ExpYear: p.ExpYear, Behavior: TestCards[i].Behavior}
+	if pm.ExpMonth == 0 {
+		pm.ExpMonth = 12
+	}
+	if pm.ExpYear == 0 {
+		pm.ExpYear = now.Year() + 4
+	}
+	if pm.ExpMonth < 1 || pm.ExpMonth > 12 || pm.ExpYear > 9999 || pm.expired(now) {
+		return PaymentMethod{}, nil, &Error{Status: 402, Type: InvalidRequest, Code: "invalid_expiry_month", Param: "exp_month", Message: "The card's expiry date is in the past or no date."}
+	}
+	return pm, &TestCards[i], nil
+}
+
+// expired reports whether the month on the card is over.
+func (m PaymentMethod) expired(now time.Time) bool {
+	return !now.Before(time.Date(m.ExpYear, time.Month(m.ExpMonth)+1, 1, 0, 0, 0, 0, time.UTC))
+}
+
+// known is what the hash of a call's parameters covers: never the number.
+func (p CardParams) known() []any {
+	last := p.Number[max(len(p.Number)-4, 0):]
+	return []any{last, p.ExpMonth, p.ExpYear}
+}
+
+// AddCard enters a test card and attaches it to the customer. CardError
+// card_declined for the card that cannot be added.
+func (l *Ledger) AddCard(ctx context.Context, c Call, customer string, p CardParams) (PaymentMethod, error) {
+	return change(ctx, l, c, "payment_method.attach", []any{customer, p.known()}, func(w *work) (PaymentMethod, error) {
+		pm, err := w.addCard(customer, p)
+		if err != nil {
+			return pm, err
+		}
+		return pm, w.effect("payment_method.attach", customer, pm.ID)
+	})
+}
+
+func (w *work) addCard(customer string, p CardParams) (PaymentMethod, error) {
+	pm, card, err := p.card(w.now)
+	if err != nil {
+		return pm, err
+	}
+	if _, err := get[Customer](w, "customer", customer); err != nil {
+		return pm, err
+	}
+	if card.Declined {
+		return pm, &Error{Status: 402, Type: CardError, Code: "card_declined", DeclineCode: "generic_decline", Message: "Your card was declined."}
+	}
+	pm.ID, pm.Created, pm.Customer = w.id("pm"), w.now, customer
+	if err := write(w.tx, "payment_method", pm.ID, pm); err != nil {
+		return pm, err
+	}
+	return pm, w.index("payment_method", customer, pm.ID, pm.Created)
+}
+
+// CheckoutSession reads a session by its id (cs_) or its setup intent's
+// (seti_).
+func (l *Ledger) CheckoutSession(ctx context.Context, id string) (CheckoutSession, error) {
+	return read(ctx, l, func(w *work) (CheckoutSession, error) {
+		if strings.HasPrefix(id, "seti_") {
+			session, found, err := lookup[string](w.tx, "setup_intent", id)
+			if err != nil {
+				return CheckoutSession{}, err
+			}
+			if !found {
+				return CheckoutSession{}, missing("setup_intent", id)
+			}
+			id = session
+		}
+		return get[CheckoutSession](w, "session", id)
+	})
+}
+
+// CreateSession is POST /v1/checkout/sessions with mode=setup.
+func (l *Ledger) CreateSession(ctx context.Context, c Call, p SessionParams) (CheckoutSession, error) {
+	return change(ctx, l, c, "checkout_session.create", p, func(w *work) (CheckoutSession, error) {
+		s := CheckoutSession{ID: w.id("cs_test"), Created: w.now, ExpiresAt: p.ExpiresAt.UTC().Truncate(time.Second), Customer: p.Customer, Status: SessionOpen,
+			SuccessURL: p.SuccessURL, CancelURL: p.CancelURL, SetupIntent: w.id("seti"), Metadata: maps.Clone(p.Metadata)}
+		if _, err := get[Customer](w, "customer", p.Customer); err != nil {
+			return s, err
+		}
+		if p.ExpiresAt.IsZero() {
+			s.ExpiresAt = w.now.Add(24 * time.Hour)
+		}
+		if d := s.ExpiresAt.Sub(w.now); d < 30*time.Minute || d > 24*time.Hour {
+			return s, invalid("expires_at", "A session expires 30 minutes to 24 hours from now.")
+		}
+		if s.CancelURL == "" {
+			s.CancelURL = s.SuccessURL
+		}
+		for param, u := range map[string]string{"success_url": s.SuccessURL, "cancel_url": s.CancelURL} {
+			if !isWebURL(u) {
+				return s, &Error{Status: 400, Type: InvalidRequest, Code: "url_invalid", Param: param, Message: "Not a valid URL"}
+			}
+		}
+		if err := w.putSession(CheckoutSession{}, s); err != nil {
+			return s, err
+		}
+		if err := write(w.tx, "setup_intent", s.SetupIntent, s.ID); err != nil {
+			return s, err
+		}
+		return s, w.effect("checkout_session.create", s.Customer, s.ID)
+	})
+}
+
+func isWebURL(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && u.User == nil
+}
+
+func (w *work) putSession(old, s CheckoutSession) error {
+	due := func(s CheckoutSession) time.Time {
+		if s.Status == SessionOpen {
+			return s.ExpiresAt
+		}
+		return time.Time{}
+	}
+	if err := w.schedule("session", s.ID, due(old), due(s)); err != nil {
+		return err
+	}
+	return write(w.tx, "session", s.ID, s)
+}
+
+// openSession reads a session that still waits.
+func (w *work) openSession(id string) (CheckoutSession, error) {
+	s, err := get[CheckoutSession](w, "session", id)
+	if err == nil && s.Status != SessionOpen {
+		err = &Error{Status: 400, Type: InvalidRequest, Code: "session_not_open", Param: "id", Message: "This Checkout Session is " + string(s.Status) + "."}
+	}
+	return s, err
+}
+
+// CompleteSession is what the customer does on the card page. CardError
+// card_declined leaves the session open.
+func (l *Ledger) CompleteSession(ctx context.Context, c Call, id string, p CardParams) (CheckoutSession, error) {
+	return change(ctx, l, c, "checkout_session.complete", []any{id, p.known()}, func(w *work) (CheckoutSession, error) {
+		s, err := w.openSession(id)
+		if err != nil {
+			return s, err
+		}
+		pm, err := w.addCard(s.Customer, p)
+		if err != nil {
+			return s, err
+		}
+		old := s
+		s.Status, s.PaymentMethod = SessionComplete, pm.ID
+		if err := w.putSession(old, s); err != nil {
+			return s, err
+		}
+		return s, w.effect("checkout_session.complete", s.Customer, s.ID)
+	})
+}
+
+// ExpireSession is POST /v1/checkout/sessions/{id}/expire.
+func (l *Ledger) ExpireSession(ctx context.Context, c Call, id string) (CheckoutSession, error) {
+	return change(ctx, l, c, "checkout_session.expire", id, func(w *work) (CheckoutSession, error) { return w.expireSession(id) })
+}
+
+func (w *work) expireSession(id string) (CheckoutSession, error) {
+	s, err := w.openSession(id)
+	if err != nil {
+		return s, err
+	}
+	old := s
+	s.Status = SessionExpired
+	if err := w.putSession(old, s); err != nil {
+		return s, err
+	}
+	return s, w.effect("checkout_session.expire", s.Customer, s.ID)
+}
+
+func (w *work) sessionDue(id string) error {
+	_, err := w.expireSession(id)
+	return err
+}
