@@ -1,35 +1,367 @@
-// Package portalcore is the billing portal as a plain net/http handler. It
-// knows nothing of the server it runs in.
+// Package portalcore is the billing portal as a plain net/http handler: it
+// wires the rooms below it and knows nothing of the server it runs in.
 package portalcore
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
 	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/portalcore/caddy-billing-portal/portalcore/account"
+	"github.com/portalcore/caddy-billing-portal/portalcore/act"
+	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
+	"github.com/portalcore/caddy-billing-portal/portalcore/journal"
+	"github.com/portalcore/caddy-billing-portal/portalcore/link"
+	"github.com/portalcore/caddy-billing-portal/portalcore/pages"
+	"github.com/portalcore/caddy-billing-portal/portalcore/policy"
+	"github.com/portalcore/caddy-billing-portal/portalcore/session"
+	"github.com/portalcore/caddy-billing-portal/portalcore/store"
+	"github.com/portalcore/caddy-billing-portal/portalcore/vendorapi"
+	"github.com/portalcore/caddy-billing-portal/templates"
 )
 
-// Portal serves one tenant.
-type Portal struct{}
+const (
+	// recoverEvery is how often unsettled intents are looked for.
+	recoverEvery = 2 * time.Second
+	// sweepEvery is how often what has expired is deleted; sweepBatch is how
+	// much of it in one transaction.
+	sweepEvery = time.Minute
+	sweepBatch = 500
+	// rotateEvery is how often the portal asks whether its signing key is due.
+	rotateEvery = time.Hour
+	// resolveEvery is how often the catalogue is read again.
+	resolveEvery = 10 * time.Minute
+	// retryResolve is how soon it is tried again after a failure.
+	retryResolve = 15 * time.Second
+	// resolveTimeout bounds reading the catalogue, at the start too.
+	resolveTimeout = 5 * time.Second
+	// leaseTime is how long a step may take before another takes the intent
+	// over; longer than one provider call.
+	leaseTime = time.Minute
+)
+
+// Portal serves one tenant. Use New, then Start, then Run beside ServeHTTP.
+type Portal struct {
+	opt       Options
+	tenant    Tenant
+	log       *zap.Logger
+	policies  map[string]*policy.Policy
+	corridor  *act.Corridor
+	sessions  *session.Manager
+	api       *vendorapi.API
+	pages     *pages.Pages
+	journal   *journal.Journal
+	catalogue atomic.Pointer[billing.Catalogue]
+	keys      atomic.Pointer[ownKeys]
+	logo      asset
+}
+
+// ownKeys are the portal's signing keys with the trust that is built on them.
+type ownKeys struct {
+	current link.Key
+	trust   *link.Trust
+}
+
+// asset is a file of the vendor's that the portal serves.
+type asset struct {
+	path, contentType string
+	body              []byte
+}
+
+// ownIssuer is the "iss" of the portal's own links.
+const ownIssuer = "portal"
 
 // New checks o and builds a portal. It does no I/O; Start does.
-func New(o Options) (*Portal, error) { return nil, nil }
+func New(o Options) (*Portal, error) {
+	t, policies, err := checkTenant(o.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	if o.Store == nil || o.Provider == nil || o.Logger == nil {
+		return nil, errors.New("portalcore: Store, Provider and Logger are required")
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
+	p := &Portal{opt: o, tenant: t, log: o.Logger, policies: policies, logo: logoAsset(t.Brand)}
+	p.catalogue.Store(&billing.Catalogue{})
+	p.journal = &journal.Journal{
+		Store: o.Store, Tenant: t.Name, Now: o.Now, Process: o.Process, Exclusive: o.ExclusiveStore,
+		LeaseTime: leaseTime, Changed: session.BumpVersion,
+	}
+	p.sessions = &session.Manager{
+		Store: o.Store, Tenant: t.Name, Now: o.Now, Rand: o.Rand, Idle: t.Idle, Absolute: t.Absolute, DefaultRole: t.DefaultRole,
+	}
+	accounts, err := account.New(o.Provider, o.Now, t.AccountMaxAge)
+	if err != nil {
+		return nil, err
+	}
+	p.corridor = &act.Corridor{
+		Store: o.Store, Tenant: t.Name, Provider: o.Provider, Accounts: accounts, Journal: p.journal,
+		Policy: func(name string) *policy.Policy { return policies[name] }, Catalogue: p.catalogue.Load,
+		Now: o.Now, Rand: o.Rand, Log: o.Logger,
+	}
+	caps := o.Provider.Capabilities()
+	p.api, err = vendorapi.New(vendorapi.Options{
+		Tenant: t.Name, Origin: t.Origin, Keys: t.APIKeys, Store: o.Store, Find: o.Provider.Find,
+		Sign:   func(c link.Claims) (string, error) { return link.Mint(p.keys.Load().current, c) },
+		Issuer: ownIssuer, AllowedReturn: t.allowsReturn, DefaultReturn: t.ReturnTo[0],
+		Configurations: slices.DeleteFunc(slices.Sorted(maps.Keys(policies)), func(n string) bool { return n == "" }),
+		LiveMode:       caps.LiveMode, Log: o.Logger, Now: o.Now, Rand: o.Rand,
+	})
+	if err != nil {
+		return nil, err
+	}
+	renderer, err := t.renderer(p.logo.path, caps)
+	if err != nil {
+		return nil, err
+	}
+	p.pages, err = pages.New(pages.Options{
+		Tenant: t.Name, Origin: t.Origin, Entry: t.Entry, DefaultReturn: t.ReturnTo[0], AllowedReturn: t.allowsReturn,
+		Trust: func() *link.Trust { return p.keys.Load().trust }, Sessions: p.sessions, Accounts: accounts,
+		Corridor: p.corridor, Journal: p.journal, Provider: o.Provider, Renderer: renderer,
+		Catalogue: p.catalogue.Load, Policy: p.corridor.Policy,
+		Now: o.Now, Rand: o.Rand, Log: o.Logger, SkipAccessLog: o.SkipAccessLog,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
 
 // CheckTenant is the part of New that needs neither store nor provider: what
 // can be said of a config before anything is opened.
-func CheckTenant(t Tenant) error { return nil }
+func CheckTenant(t Tenant) error {
+	_, _, err := checkTenant(t)
+	return err
+}
+
+func (t *Tenant) renderer(logoPath string, caps billing.Capabilities) (*templates.Renderer, error) {
+	loc, err := time.LoadLocation(cmp.Or(t.Brand.TimeZone, "UTC"))
+	if err != nil {
+		return nil, fmt.Errorf("brand: time_zone %q: %w", t.Brand.TimeZone, err)
+	}
+	return templates.New(templates.Options{
+		Theme: t.Brand.theme(logoPath), Exponent: caps.Exponent, Location: loc,
+		HelpURL: t.Brand.HelpURL, LegalURL: t.Brand.LegalURL, PrivacyURL: t.Brand.PrivacyURL,
+		ProviderName: caps.Name, Override: t.Brand.Templates,
+	})
+}
+
+func logoAsset(b Brand) asset {
+	if len(b.Logo) == 0 {
+		return asset{}
+	}
+	ext := map[string]string{"image/svg+xml": "svg", "image/png": "png", "image/webp": "webp"}[b.LogoType]
+	sum := sha256.Sum256(b.Logo)
+	return asset{path: "/assets/logo." + hex.EncodeToString(sum[:6]) + "." + ext, contentType: b.LogoType, body: b.Logo}
+}
 
 // Start reads or makes the tenant's keys, resolves the catalogue against the
 // provider where it can be reached (a plan whose price is not there is an
 // error; a provider that does not answer is a warning, and the catalogue is
-// resolved later), and recovers what a dead process left behind. It returns
-// before recovery has finished.
-func (p *Portal) Start(ctx context.Context) error { return nil }
+// resolved later), and recovers what a dead process left behind.
+func (p *Portal) Start(ctx context.Context) error {
+	if err := p.loadKeys(ctx); err != nil {
+		return err
+	}
+	if err := p.resolve(ctx); err != nil {
+		var unreachable *unreachableError
+		if !errors.As(err, &unreachable) {
+			return err
+		}
+		p.log.Warn("the provider did not answer, so the catalogue is not known yet; no plan is offered until it does", zap.Error(err))
+	}
+	return nil
+}
 
-// Run does the portal's background work (recovery, sweeping, key rotation)
-// until ctx ends.
-func (p *Portal) Run(ctx context.Context) {}
+func (p *Portal) loadKeys(ctx context.Context) error {
+	keys, err := session.OwnKeys(ctx, p.opt.Store, p.tenant.Name, p.opt.Rand, p.opt.Now())
+	if err != nil {
+		return err
+	}
+	if old := p.keys.Load(); old != nil && old.current.ID == keys[0].ID {
+		return nil
+	}
+	issuers := append([]link.Issuer{{Name: ownIssuer, Own: true, Keys: keys}}, p.tenant.Trust...)
+	trust, err := link.NewTrust(p.tenant.Origin, issuers...)
+	if err != nil {
+		return err
+	}
+	p.keys.Store(&ownKeys{current: keys[0], trust: trust})
+	return nil
+}
+
+// unreachableError says that the provider could not be asked.
+type unreachableError struct{ err error }
+
+func (e *unreachableError) Error() string { return e.err.Error() }
+func (e *unreachableError) Unwrap() error { return e.err }
+
+// resolve makes the catalogue out of the config and what the provider has.
+func (p *Portal) resolve(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	prices, err := p.opt.Provider.Prices(ctx)
+	if err != nil {
+		return &unreachableError{fmt.Errorf("reading the provider's prices: %w", err)}
+	}
+	var cat billing.Catalogue
+	if len(p.tenant.Plans) == 0 {
+		cat, err = billing.CatalogueFromMetadata(prices)
+	} else {
+		cat, err = resolvePlans(p.tenant.Plans, prices)
+	}
+	if err != nil {
+		return err
+	}
+	p.catalogue.Store(&cat)
+	return nil
+}
+
+func resolvePlans(configs []PlanConfig, prices []billing.Price) (billing.Catalogue, error) {
+	var plans []billing.Plan
+	for _, c := range configs {
+		plan := c.Plan
+		for _, ref := range c.PriceRefs {
+			i := slices.IndexFunc(prices, func(pr billing.Price) bool { return pr.LookupKey == ref || pr.ID == ref })
+			if i < 0 {
+				return billing.Catalogue{}, fmt.Errorf("catalogue: plan %q: the provider has no active recurring price with lookup key or id %q", c.Key, ref)
+			}
+			plan.Prices = append(plan.Prices, prices[i])
+		}
+		plans = append(plans, plan)
+	}
+	return billing.NewCatalogue(plans)
+}
+
+// Run does the portal's background work (recovery, sweeping, key rotation,
+// reading the catalogue again) until ctx ends. It returns when all of it has
+// stopped.
+func (p *Portal) Run(ctx context.Context) {
+	if _, err := p.corridor.Recover(ctx, true); err != nil && ctx.Err() == nil {
+		p.log.Error("recovery at the start failed; it is tried again", zap.Error(err))
+	}
+	recovery := time.NewTicker(recoverEvery)
+	sweep := time.NewTicker(sweepEvery)
+	rotate := time.NewTicker(rotateEvery)
+	defer recovery.Stop()
+	defer sweep.Stop()
+	defer rotate.Stop()
+	again := time.NewTimer(p.resolveIn())
+	defer again.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return
+		case <-recovery.C:
+			_, err = p.corridor.Recover(ctx, false)
+		case <-sweep.C:
+			err = p.sweep(ctx)
+		case <-rotate.C:
+			err = p.loadKeys(ctx)
+		case <-again.C:
+			err = p.resolve(ctx)
+			again.Reset(p.resolveIn())
+		}
+		if err != nil && ctx.Err() == nil {
+			p.log.Error("background work failed; it is tried again", zap.Error(err))
+		}
+	}
+}
+
+// resolveIn is soon while nothing is offered, since the provider may not have
+// answered yet.
+func (p *Portal) resolveIn() time.Duration {
+	if len(p.catalogue.Load().Plans) == 0 {
+		return retryResolve
+	}
+	return resolveEvery
+}
+
+func (p *Portal) sweep(ctx context.Context) error {
+	for {
+		n, err := store.Sweep(ctx, p.opt.Store, p.tenant.Name, p.opt.Now(), sweepBatch)
+		if err != nil || n < sweepBatch {
+			return err
+		}
+	}
+}
 
 // ServeHTTP answers every request to the tenant's origin.
-func (p *Portal) ServeHTTP(w http.ResponseWriter, r *http.Request) {}
+func (p *Portal) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch path := r.URL.Path; {
+	case strings.HasPrefix(path, "/v1/"):
+		p.api.ServeHTTP(w, r)
+	case p.logo.path != "" && path == p.logo.path && (r.Method == http.MethodGet || r.Method == http.MethodHead):
+		h := w.Header()
+		h.Set("Content-Type", p.logo.contentType)
+		h.Set("X-Content-Type-Options", "nosniff")
+		// An SVG opened by itself is a document: it may run and load nothing.
+		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; sandbox")
+		h.Set("Cache-Control", "public, max-age=31536000, immutable")
+		_, _ = w.Write(p.logo.body)
+	default:
+		p.pages.ServeHTTP(w, r)
+	}
+}
 
-// Intents lists the tenant's intents, newest last, for operators.
-func (p *Portal) Intents(ctx context.Context) (any, error) { return nil, nil }
+// IntentStatus is what operators see of an intent.
+type IntentStatus struct {
+	ID       string       `json:"id"`
+	Customer string       `json:"customer"`
+	Action   string       `json:"action"`
+	State    string       `json:"state"`
+	Created  time.Time    `json:"created"`
+	Updated  time.Time    `json:"updated"`
+	Steps    []StepStatus `json:"steps"`
+}
+
+// StepStatus is one provider call of an intent.
+type StepStatus struct {
+	Key      string    `json:"key"`
+	Kind     string    `json:"kind"`
+	Object   string    `json:"object"`
+	SentAt   time.Time `json:"sent_at"`
+	Attempts int       `json:"attempts"`
+	Done     bool      `json:"done"`
+}
+
+// Intents lists the tenant's intents by creation, for operators.
+func (p *Portal) Intents(ctx context.Context) ([]IntentStatus, error) {
+	list, err := p.journal.List(ctx, "", 10_000)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(list, func(a, b journal.Intent) int { return a.Created.Compare(b.Created) })
+	out := make([]IntentStatus, 0, len(list))
+	for _, i := range list {
+		s := IntentStatus{
+			ID: i.ID, Customer: i.Customer, Action: string(i.Action.Kind), State: string(i.State),
+			Created: i.Created, Updated: i.Updated, Steps: []StepStatus{},
+		}
+		for _, st := range i.Steps {
+			s.Steps = append(s.Steps, StepStatus{
+				Key: st.Key, Kind: st.Kind, Object: st.Object, SentAt: st.SentAt, Attempts: st.Attempts, Done: st.Done,
+			})
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}

@@ -1,8 +1,19 @@
 package portalcore
 
 import (
+	"cmp"
+	"errors"
+	"fmt"
 	"io"
 	"io/fs"
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -10,7 +21,9 @@ import (
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 	"github.com/portalcore/caddy-billing-portal/portalcore/link"
 	"github.com/portalcore/caddy-billing-portal/portalcore/policy"
+	"github.com/portalcore/caddy-billing-portal/portalcore/session"
 	"github.com/portalcore/caddy-billing-portal/portalcore/store"
+	"github.com/portalcore/caddy-billing-portal/portalcore/vendorapi"
 	"github.com/portalcore/caddy-billing-portal/templates"
 )
 
@@ -105,13 +118,194 @@ type Options struct {
 	ExclusiveStore bool
 	// SkipAccessLog is called for requests whose URL carries a token, before
 	// they are answered, to keep them out of an access log. Optional.
-	SkipAccessLog func(r RequestContext)
+	SkipAccessLog func(*http.Request)
 }
-
-// RequestContext is the part of a request that SkipAccessLog may need.
-type RequestContext interface{ Value(key any) any }
 
 // theme is the tenant's templates.Theme.
 func (b Brand) theme(logoPath string) templates.Theme {
 	return templates.Theme{Name: b.Name, LogoURL: logoPath, AccentLight: b.AccentLight, AccentDark: b.AccentDark}
+}
+
+var (
+	tenantName = regexp.MustCompile(`^[A-Za-z0-9._:\[\]-]{1,128}$`)
+	policyName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+)
+
+// checkTenant checks t, fills its defaults in and compiles its policies.
+func checkTenant(t Tenant) (Tenant, map[string]*policy.Policy, error) {
+	fail := func(err error) (Tenant, map[string]*policy.Policy, error) { return Tenant{}, nil, err }
+	origin, err := checkOrigin(t.Origin)
+	if err != nil {
+		return fail(err)
+	}
+	t.Name = cmp.Or(t.Name, origin.Host)
+	if !tenantName.MatchString(t.Name) {
+		return fail(fmt.Errorf("name %q: want 1 to 128 letters, digits, dots, hyphens", t.Name))
+	}
+	for i, k := range t.APIKeys {
+		if err := vendorapi.CheckKey(k); err != nil {
+			return fail(fmt.Errorf("api_key %d: %w", i+1, err))
+		}
+	}
+	if len(t.APIKeys) == 0 && len(t.Trust) == 0 {
+		return fail(errors.New("nobody could make a link: set an api_key for the vendor's backend, or trust a key that it signs with"))
+	}
+	for _, iss := range t.Trust {
+		if iss.Name == ownIssuer {
+			return fail(fmt.Errorf("trust: the name %q is the portal's own", ownIssuer))
+		}
+	}
+	if len(t.Trust) > 0 {
+		if _, err := link.NewTrust(t.Origin, t.Trust...); err != nil {
+			return fail(err)
+		}
+	}
+	if len(t.ReturnTo) == 0 {
+		return fail(errors.New("return_to is required: a page of the vendor's app that the portal leads back to"))
+	}
+	for _, u := range t.ReturnTo {
+		if _, err := returnOrigin(u); err != nil {
+			return fail(fmt.Errorf("return_to %q: %w", u, err))
+		}
+	}
+	t.Entry = cmp.Or(t.Entry, EntrySameSite)
+	if t.Entry != EntrySameSite && t.Entry != EntryConfirm {
+		return fail(fmt.Errorf("entry %q: want %s or %s", t.Entry, EntrySameSite, EntryConfirm))
+	}
+	t.DefaultRole = cmp.Or(t.DefaultRole, policy.Owner)
+	if !slices.Contains(policy.Roles, t.DefaultRole) {
+		return fail(fmt.Errorf("default_role %q: want one of %s", t.DefaultRole, strings.Join(policy.Roles, ", ")))
+	}
+	t.Idle, t.Absolute = cmp.Or(t.Idle, session.DefaultIdle), cmp.Or(t.Absolute, session.DefaultAbsolute)
+	if t.Idle < time.Minute || t.Absolute < t.Idle || t.Absolute > 24*time.Hour {
+		return fail(fmt.Errorf("session: idle %s and absolute %s: want 1m <= idle <= absolute <= 24h", t.Idle, t.Absolute))
+	}
+	if t.AccountMaxAge < 0 || t.AccountMaxAge > time.Hour {
+		return fail(fmt.Errorf("account_max_age %s: want at most 1h", t.AccountMaxAge))
+	}
+	plans, err := t.planKeys()
+	if err != nil {
+		return fail(err)
+	}
+	policies := map[string]*policy.Policy{}
+	for _, name := range slices.Sorted(maps.Keys(t.Policies)) {
+		if name != "" && !policyName.MatchString(name) {
+			return fail(fmt.Errorf("policy %q: a name is 1 to 64 letters, digits, _ and -", name))
+		}
+		if policies[name], err = policy.New(t.Policies[name], plans); err != nil {
+			return fail(err)
+		}
+	}
+	if t.Brand.Name == "" {
+		return fail(errors.New("brand: name is required: what customers know the vendor by"))
+	}
+	if len(t.Brand.Logo) > 0 && !slices.Contains([]string{"image/svg+xml", "image/png", "image/webp"}, t.Brand.LogoType) {
+		return fail(fmt.Errorf("brand: logo of type %q: want an svg, png or webp file", t.Brand.LogoType))
+	}
+	// The pages and the theme are parsed here too, so that a bad one is found
+	// before anything is opened.
+	if _, err := t.renderer("", billing.Capabilities{Name: "provider", Exponent: func(string) int { return 2 }}); err != nil {
+		return fail(err)
+	}
+	return t, policies, nil
+}
+
+// planKeys are the keys of the config's plans, or nil where the catalogue
+// comes from the provider.
+func (t *Tenant) planKeys() ([]string, error) {
+	var keys []string
+	plans := make([]billing.Plan, 0, len(t.Plans))
+	for _, p := range t.Plans {
+		if len(p.PriceRefs) == 0 {
+			return nil, fmt.Errorf("catalogue: plan %q has no prices", p.Key)
+		}
+		keys = append(keys, p.Key)
+		plans = append(plans, p.Plan)
+	}
+	_, err := billing.NewCatalogue(plans)
+	return keys, err
+}
+
+// checkOrigin checks a portal's origin: what a browser's Origin header says,
+// letter by letter.
+func checkOrigin(s string) (*url.URL, error) {
+	if s == "" {
+		return nil, errors.New("origin is required: the portal's own, like https://billing.example.com")
+	}
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme+"://"+u.Host != s || u.Host == "" || s != strings.ToLower(s) {
+		return nil, fmt.Errorf("origin %q: want scheme and host (and port) in lower case and nothing else, like https://billing.example.com", s)
+	}
+	if p := u.Port(); p == "" && strings.HasSuffix(u.Host, ":") || u.Scheme == "https" && p == "443" || u.Scheme == "http" && p == "80" {
+		return nil, fmt.Errorf("origin %q: leave the default port out, as browsers do", s)
+	}
+	switch {
+	case u.Scheme == "https":
+	case u.Scheme == "http" && isLoopback(u.Hostname()):
+	default:
+		return nil, fmt.Errorf("origin %q: want https (http only on localhost, for trying out)", s)
+	}
+	return u, nil
+}
+
+func isLoopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback()
+}
+
+// returnOrigin returns the origin of a URL in the vendor's app, or says why it
+// cannot be one: anything that a browser and we could read differently.
+func returnOrigin(s string) (string, error) {
+	if len(s) > 2048 {
+		return "", errors.New("longer than 2048 bytes")
+	}
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' || s[i] == '\\' {
+			return "", errors.New("want plain ASCII without spaces and backslashes")
+		}
+	}
+	u, err := url.Parse(s)
+	switch {
+	case err != nil:
+		return "", errors.New("not a URL")
+	case u.Opaque != "" || u.Host == "" || !strings.HasPrefix(strings.ToLower(s), u.Scheme+"://"):
+		return "", errors.New("want an absolute URL with a host")
+	case u.User != nil:
+		return "", errors.New("want no user name")
+	case u.Scheme != "https" && !(u.Scheme == "http" && isLoopback(u.Hostname())):
+		return "", errors.New("want https (http only on localhost)")
+	}
+	host := strings.ToLower(u.Hostname())
+	if strings.HasSuffix(host, ".") || strings.ContainsAny(host, "%") {
+		return "", errors.New("want a plain host name")
+	}
+	port := u.Port()
+	if port == "" && strings.HasSuffix(u.Host, ":") {
+		return "", errors.New("want a port after the colon")
+	}
+	if u.Scheme == "https" && port == "443" || u.Scheme == "http" && port == "80" {
+		port = ""
+	}
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	if port != "" {
+		host = net.JoinHostPort(strings.Trim(host, "[]"), port)
+	}
+	return u.Scheme + "://" + host, nil
+}
+
+// allowsReturn reports whether s leads to one of the vendor's origins.
+func (t *Tenant) allowsReturn(s string) bool {
+	origin, err := returnOrigin(s)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(t.ReturnTo, func(allowed string) bool {
+		o, err := returnOrigin(allowed)
+		return err == nil && o == origin
+	})
 }
