@@ -182,6 +182,10 @@ type InvoiceFilter struct {
 	Status       billing.InvoiceStatus
 	// StartingAfter is the id of the last invoice of the page before.
 	StartingAfter string
+	// EndingBefore is the id of the first invoice of the page after: the page
+	// before it is wanted. Not with StartingAfter; needs Customer or
+	// Subscription.
+	EndingBefore string
 	Limit         int // 1 to 100; default 10
 }
 

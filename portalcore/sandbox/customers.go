@@ -239,7 +239,7 @@ func listOf[T any](w *work, kind, customer string) ([]T, error) {
 		return nil, err
 	}
 	var list []T
-	err := ofCustomer(w, kind, customer, "", func(v T) bool { list = append(list, v); return true })
+	err := ofCustomer(w, kind, customer, "", false, func(v T) bool { list = append(list, v); return true })
 	return list, err
 }
 

@@ -14,13 +14,17 @@ func (l *Ledger) Invoice(ctx context.Context, id string) (Invoice, error) {
 	return read(ctx, l, func(w *work) (Invoice, error) { return get[Invoice](w, "invoice", id) })
 }
 
-// Invoices returns one page, newest first, and whether there are more.
+// Invoices returns one page, newest first, and whether there are more in the
+// direction of the page.
 func (l *Ledger) Invoices(ctx context.Context, f InvoiceFilter) ([]Invoice, bool, error) {
 	if f.Limit == 0 {
 		f.Limit = 10
 	}
 	if f.Limit < 1 || f.Limit > 100 {
 		return nil, false, invalid("limit", "A page has 1 to 100 objects.")
+	}
+	if f.EndingBefore != "" && (f.StartingAfter != "" || f.Customer+f.Subscription == "") {
+		return nil, false, invalid("ending_before", "ending_before needs a customer or a subscription, and no starting_after.")
 	}
 	page, err := read(ctx, l, func(w *work) ([]Invoice, error) {
 		page := []Invoice{}
@@ -41,16 +45,17 @@ func (l *Ledger) Invoices(ctx context.Context, f InvoiceFilter) ([]Invoice, bool
 			if _, err := get[Customer](w, "customer", f.Customer); err != nil {
 				return nil, err
 			}
-			if f.StartingAfter != "" {
-				after, err := get[Invoice](w, "invoice", f.StartingAfter)
+			behind := f.StartingAfter + f.EndingBefore
+			if behind != "" {
+				inv, err := get[Invoice](w, "invoice", behind)
 				if err != nil {
 					return nil, err
 				}
-				if after.Customer != f.Customer {
-					return nil, missing("invoice", f.StartingAfter)
+				if inv.Customer != f.Customer {
+					return nil, missing("invoice", behind)
 				}
 			}
-			err := ofCustomer(w, "invoice", f.Customer, f.StartingAfter, take)
+			err := ofCustomer(w, "invoice", f.Customer, behind, f.EndingBefore != "", take)
 			return page, err
 		}
 		list, err := all[Invoice](w, "invoice")
@@ -75,10 +80,14 @@ func (l *Ledger) Invoices(ctx context.Context, f InvoiceFilter) ([]Invoice, bool
 	if err != nil {
 		return nil, false, err
 	}
-	if len(page) > f.Limit {
-		return page[:f.Limit], true, nil
+	more := len(page) > f.Limit
+	if more {
+		page = page[:f.Limit]
 	}
-	return page, false, nil
+	if f.EndingBefore != "" {
+		slices.Reverse(page)
+	}
+	return page, more, nil
 }
 
 // draft is a new invoice as things stand, in memory. It changes nothing.

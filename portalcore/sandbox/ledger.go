@@ -387,21 +387,22 @@ func (w *work) index(kind, customer, id string, created time.Time) error {
 	return w.tx.Put(store.Key("sandbox", "at", kind, id), k)
 }
 
-// ofCustomer reads a customer's objects, newest first, from the one after the
-// object named after, until take returns false.
-func ofCustomer[T any](w *work, kind, customer, after string, take func(T) bool) error {
+// ofCustomer reads a customer's objects until take returns false: newest
+// first, or oldest first with upwards; from the one behind the object named
+// behind in that direction, or from the first with "".
+func ofCustomer[T any](w *work, kind, customer, behind string, upwards bool, take func(T) bool) error {
 	var from []byte
-	if after != "" {
-		k, err := w.tx.Get(store.Key("sandbox", "at", kind, after))
+	if behind != "" {
+		k, err := w.tx.Get(store.Key("sandbox", "at", kind, behind))
 		if errors.Is(err, store.ErrNotFound) {
-			return missing(kind, after)
+			return missing(kind, behind)
 		}
 		if err != nil {
 			return err
 		}
 		from = k
 	}
-	return scan(w.tx, store.Key("sandbox", "of", customer, kind), from, true, func(e store.Entry) (bool, error) {
+	return scan(w.tx, store.Key("sandbox", "of", customer, kind), from, !upwards, func(e store.Entry) (bool, error) {
 		if from != nil && string(e.Key) == string(from) {
 			return true, nil
 		}

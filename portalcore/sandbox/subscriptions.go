@@ -526,7 +526,7 @@ func (w *work) end(s *Subscription, status billing.SubscriptionStatus, kind stri
 // openInvoices are the debts of s: its open invoices but a pending update's.
 func (w *work) openInvoices(s *Subscription) ([]Invoice, error) {
 	var open []Invoice
-	err := ofCustomer(w, "invoice", s.Customer, "", func(inv Invoice) bool {
+	err := ofCustomer(w, "invoice", s.Customer, "", false, func(inv Invoice) bool {
 		if inv.Subscription == s.ID && inv.Status == billing.InvoiceOpen && !inv.ForPendingUpdate {
 			open = append(open, inv)
 		}
