@@ -1,0 +1,236 @@
+package templates
+
+import (
+	"fmt"
+	"html/template"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/bojanz/currency"
+	"github.com/go-playground/locales"
+	"github.com/go-playground/locales/en_GB"
+	"github.com/shopspring/decimal"
+
+	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
+)
+
+// local writes values the way one locale does.
+type local struct {
+	locale   string // BCP 47, for lang=""
+	messages *messages
+	dates    locales.Translator
+	money    *currency.Formatter
+	zone     *time.Location
+	exponent func(string) int
+}
+
+// newLocal is the locale's formats. English dates are written "1 June 2026",
+// which both sides of the Atlantic read alike.
+func newLocal(locale string, ms *messages, zone *time.Location, exponent func(string) int) *local {
+	f := currency.NewFormatter(currency.NewLocale("en"))
+	// Unit prices may have decimals of the minor unit; nothing is rounded.
+	f.MaxDigits = 15
+	return &local{locale: locale, messages: ms, dates: en_GB.New(), money: f, zone: zone, exponent: exponent}
+}
+
+// The kinds of value beside billing's own that a message takes.
+type (
+	words string    // a text of the catalogue, already in the locale
+	stamp time.Time // date and time with zone; a plain time.Time is a date
+	clock time.Time // time of day with zone
+	rate  struct {  // an amount per period
+		amount   decimal.Decimal // in minor units
+		currency string
+		interval billing.Interval
+		count    int
+	}
+)
+
+// write appends v as the locale writes it. Strings are nouns of the vendor or
+// the customer: they are isolated (bdi), so that a name in another script does
+// not turn the sentence round, and kept from translation.
+func (l *local) write(b *strings.Builder, v any, html bool) error {
+	switch v := v.(type) {
+	case words:
+		if html {
+			template.HTMLEscape(writer{b}, []byte(v))
+		} else {
+			b.WriteString(string(v))
+		}
+	case string:
+		isolate(b, "", clean(v), html)
+	case *billing.Money:
+		if v != nil {
+			return l.write(b, *v, html)
+		}
+	case billing.Money:
+		isolate(b, "money", l.amount(decimal.NewFromInt(v.Amount), v.Currency), html)
+	case time.Time:
+		t := v.In(l.zone)
+		instant(b, t.Format(time.DateOnly), l.dates.FmtDateLong(t), html)
+	case stamp:
+		t := time.Time(v).In(l.zone)
+		s, err := l.say("format.stamp", false, "date", words(l.dates.FmtDateLong(t)), "time", words(l.clock(t)))
+		if err != nil {
+			return err
+		}
+		instant(b, t.UTC().Format(time.RFC3339), s, html)
+	case clock:
+		t := time.Time(v).In(l.zone)
+		instant(b, t.UTC().Format(time.RFC3339), l.clock(t), html)
+	case int:
+		return l.write(b, int64(v), html)
+	case int64:
+		b.WriteString(l.number(v))
+	case *billing.PaymentMethod:
+		if v != nil {
+			return l.write(b, *v, html)
+		}
+	case billing.PaymentMethod:
+		return l.method(b, v, html)
+	case billing.Price:
+		return l.write(b, rate{v.UnitAmount, v.Currency, v.Interval, v.IntervalCount}, html)
+	case rate:
+		s, err := l.say("per."+known(string(v.interval), "month", "day", "week", "year"), html,
+			"count", max(v.count, 1), "amount", exactly{v.amount, v.currency})
+		if err != nil {
+			return err
+		}
+		b.WriteString(s)
+	case exactly:
+		isolate(b, "money", l.amount(v.amount, v.currency), html)
+	default:
+		return fmt.Errorf("no way to write a %T", v)
+	}
+	return nil
+}
+
+// exactly is an amount in minor units that may have decimals.
+type exactly struct {
+	amount   decimal.Decimal
+	currency string
+}
+
+// writer lets template.HTMLEscape write to a strings.Builder.
+type writer struct{ *strings.Builder }
+
+func isolate(b *strings.Builder, class, s string, html bool) {
+	if !html {
+		b.WriteString("\u2068" + s + "\u2069")
+		return
+	}
+	b.WriteString(`<bdi translate="no"`)
+	if class != "" {
+		b.WriteString(` class="` + class + `"`)
+	}
+	b.WriteByte('>')
+	template.HTMLEscape(writer{b}, []byte(s))
+	b.WriteString("</bdi>")
+}
+
+func instant(b *strings.Builder, machine, s string, html bool) {
+	if !html {
+		b.WriteString(s)
+		return
+	}
+	b.WriteString(`<time datetime="` + machine + `">`)
+	template.HTMLEscape(writer{b}, []byte(s))
+	b.WriteString("</time>")
+}
+
+// clean takes out what would act beyond the string itself: bidirectional
+// embeddings, overrides and isolates, and control characters.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r >= 0x202A && r <= 0x202E, r >= 0x2066 && r <= 0x2069, r == utf8.RuneError:
+			return -1
+		case unicode.IsControl(r):
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+// amount writes minor units as the locale writes money, with CLDR's number of
+// digits and more where the amount has more. Nothing is rounded.
+func (l *local) amount(minor decimal.Decimal, cur string) string {
+	code := strings.ToUpper(cur)
+	d := minor.Shift(-int32(l.exponent(strings.ToLower(cur))))
+	a, err := currency.NewAmount(d.String(), code)
+	if err != nil {
+		return strings.TrimSpace(strings.Replace(d.String(), "-", "−", 1) + "\u00a0" + clean(code))
+	}
+	s := l.money.Format(a)
+	if d.IsNegative() {
+		s = strings.Replace(s, "-", "−", 1)
+	}
+	return s
+}
+
+func (l *local) clock(t time.Time) string {
+	zone := t.Format("MST")
+	if zone[0] == '+' || zone[0] == '-' {
+		zone = "UTC" + zone
+	}
+	return l.dates.FmtTimeShort(t) + " " + zone
+}
+
+func (l *local) number(n int64) string {
+	if n > -1<<53 && n < 1<<53 {
+		return l.dates.FmtNumber(float64(n), 0)
+	}
+	return strconv.FormatInt(n, 10)
+}
+
+// brands are the networks' own spellings of what providers write in lower
+// case.
+var brands = map[string]string{
+	"visa": "Visa", "mastercard": "Mastercard", "amex": "American Express", "discover": "Discover", "diners": "Diners Club",
+	"jcb": "JCB", "unionpay": "UnionPay", "cartes_bancaires": "Cartes Bancaires", "eftpos_au": "eftpos", "link": "Link",
+}
+
+func (l *local) method(b *strings.Builder, m billing.PaymentMethod, html bool) error {
+	brand := brands[strings.ToLower(m.Brand)]
+	if brand == "" {
+		brand = m.Brand
+	}
+	key := "method." + known(m.Type, "other", "card", "sepa_debit", "us_bank_account", "bacs_debit", "link", "paypal")
+	if m.Last4 == "" {
+		key += "_plain"
+	}
+	if m.Type == "card" && brand == "" {
+		key = strings.Replace(key, "card", "card_unbranded", 1)
+	}
+	s, err := l.say(key, html, "brand", brand, "last", m.Last4)
+	if err != nil {
+		return err
+	}
+	b.WriteString(s)
+	return nil
+}
+
+// known returns s if it is one of names, else fallback, so that a value from
+// outside can stand in a message key.
+func known(s, fallback string, names ...string) string {
+	for _, n := range names {
+		if s == n {
+			return s
+		}
+	}
+	return fallback
+}
+
+func (l *local) say(key string, html bool, pairs ...any) (string, error) {
+	return l.messages.say(key, call{local: l, args: args{pairs: pairs}, html: html})
+}
+
+// html is v for an HTML text.
+func (l *local) html(v any) (template.HTML, error) {
+	var b strings.Builder
+	err := l.write(&b, v, true)
+	return template.HTML(b.String()), err //nolint:gosec // write escapes
+}
