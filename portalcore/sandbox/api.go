@@ -186,7 +186,7 @@ type InvoiceFilter struct {
 	// before it is wanted. Not with StartingAfter; needs Customer or
 	// Subscription.
 	EndingBefore string
-	Limit         int // 1 to 100; default 10
+	Limit        int // 1 to 100; default 10
 }
 
 // PayParams are those of POST /v1/invoices/{id}/pay.

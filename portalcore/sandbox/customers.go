@@ -255,24 +255,26 @@ func (l *Ledger) Products(ctx context.Context) ([]Product, error) {
 
 // CreateProduct is POST /v1/products.
 func (l *Ledger) CreateProduct(ctx context.Context, c Call, p ProductParams) (Product, error) {
-	return change(ctx, l, c, "product.create", p, func(w *work) (Product, error) {
-		pr := Product{ID: p.ID, Created: w.now, Name: p.Name, Active: true, Metadata: maps.Clone(p.Metadata)}
-		if pr.ID == "" {
-			pr.ID = w.id("prod")
-		}
-		if p.Name == "" {
-			return pr, invalid("name", "A product needs a name.")
-		}
-		if _, found, err := lookup[Product](w.tx, "product", pr.ID); err != nil {
-			return pr, err
-		} else if found {
-			return pr, exists("id", pr.ID)
-		}
-		if err := write(w.tx, "product", pr.ID, pr); err != nil {
-			return pr, err
-		}
-		return pr, w.effect("product.create", "", pr.ID)
-	})
+	return change(ctx, l, c, "product.create", p, func(w *work) (Product, error) { return w.createProduct(p) })
+}
+
+func (w *work) createProduct(p ProductParams) (Product, error) {
+	pr := Product{ID: p.ID, Created: w.now, Name: p.Name, Active: true, Metadata: maps.Clone(p.Metadata)}
+	if pr.ID == "" {
+		pr.ID = w.id("prod")
+	}
+	if p.Name == "" {
+		return pr, invalid("name", "A product needs a name.")
+	}
+	if _, found, err := lookup[Product](w.tx, "product", pr.ID); err != nil {
+		return pr, err
+	} else if found {
+		return pr, exists("id", pr.ID)
+	}
+	if err := write(w.tx, "product", pr.ID, pr); err != nil {
+		return pr, err
+	}
+	return pr, w.effect("product.create", "", pr.ID)
 }
 
 // Price reads a price.
@@ -293,43 +295,45 @@ func (l *Ledger) Prices(ctx context.Context, f PriceFilter) ([]Price, error) {
 
 // CreatePrice is POST /v1/prices.
 func (l *Ledger) CreatePrice(ctx context.Context, c Call, p PriceParams) (Price, error) {
-	return change(ctx, l, c, "price.create", p, func(w *work) (Price, error) {
-		pr := Price{ID: p.ID, Created: w.now, Product: p.Product, Active: true, Currency: p.Currency, UnitAmount: p.UnitAmount,
-			Interval: p.Interval, IntervalCount: max(p.IntervalCount, 1), LookupKey: p.LookupKey, Metadata: maps.Clone(p.Metadata)}
-		if pr.ID == "" {
-			pr.ID = w.id("price")
+	return change(ctx, l, c, "price.create", p, func(w *work) (Price, error) { return w.createPrice(p) })
+}
+
+func (w *work) createPrice(p PriceParams) (Price, error) {
+	pr := Price{ID: p.ID, Created: w.now, Product: p.Product, Active: true, Currency: p.Currency, UnitAmount: p.UnitAmount,
+		Interval: p.Interval, IntervalCount: max(p.IntervalCount, 1), LookupKey: p.LookupKey, Metadata: maps.Clone(p.Metadata)}
+	if pr.ID == "" {
+		pr.ID = w.id("price")
+	}
+	limit, known := map[billing.Interval]int{billing.Day: 1095, billing.Week: 156, billing.Month: 36, billing.Year: 3}[p.Interval]
+	switch {
+	case !known || pr.IntervalCount > limit || p.IntervalCount < 0:
+		return pr, invalid("recurring[interval]", "A price recurs every day, week, month or year, at most every three years.")
+	case len(p.Currency) != 3 || strings.ToLower(p.Currency) != p.Currency:
+		return pr, invalid("currency", "Invalid currency: %q.", p.Currency)
+	case p.UnitAmount.IsNegative() || p.UnitAmount.GreaterThan(decimal.NewFromInt(99_999_999)) || !p.UnitAmount.Equal(p.UnitAmount.Round(12)):
+		return pr, invalid("unit_amount_decimal", "A unit amount is 0 to 99999999 with at most 12 decimals.")
+	}
+	product, err := get[Product](w, "product", p.Product)
+	if err != nil {
+		return pr, err
+	}
+	pr.ProductName = product.Name
+	others, err := all[Price](w, "price")
+	if err != nil {
+		return pr, err
+	}
+	for _, o := range others {
+		if o.ID == pr.ID {
+			return pr, exists("id", pr.ID)
 		}
-		limit, known := map[billing.Interval]int{billing.Day: 1095, billing.Week: 156, billing.Month: 36, billing.Year: 3}[p.Interval]
-		switch {
-		case !known || pr.IntervalCount > limit || p.IntervalCount < 0:
-			return pr, invalid("recurring[interval]", "A price recurs every day, week, month or year, at most every three years.")
-		case len(p.Currency) != 3 || strings.ToLower(p.Currency) != p.Currency:
-			return pr, invalid("currency", "Invalid currency: %q.", p.Currency)
-		case p.UnitAmount.IsNegative() || p.UnitAmount.GreaterThan(decimal.NewFromInt(99_999_999)) || !p.UnitAmount.Equal(p.UnitAmount.Round(12)):
-			return pr, invalid("unit_amount_decimal", "A unit amount is 0 to 99999999 with at most 12 decimals.")
+		if p.LookupKey != "" && o.LookupKey == p.LookupKey {
+			return pr, exists("lookup_key", p.LookupKey)
 		}
-		product, err := get[Product](w, "product", p.Product)
-		if err != nil {
-			return pr, err
-		}
-		pr.ProductName = product.Name
-		others, err := all[Price](w, "price")
-		if err != nil {
-			return pr, err
-		}
-		for _, o := range others {
-			if o.ID == pr.ID {
-				return pr, exists("id", pr.ID)
-			}
-			if p.LookupKey != "" && o.LookupKey == p.LookupKey {
-				return pr, exists("lookup_key", p.LookupKey)
-			}
-		}
-		if err := write(w.tx, "price", pr.ID, pr); err != nil {
-			return pr, err
-		}
-		return pr, w.effect("price.create", "", pr.ID)
-	})
+	}
+	if err := write(w.tx, "price", pr.ID, pr); err != nil {
+		return pr, err
+	}
+	return pr, w.effect("price.create", "", pr.ID)
 }
 
 // PaymentMethod reads a payment method.

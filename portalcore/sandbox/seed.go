@@ -1,0 +1,218 @@
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/shopspring/decimal"
+
+	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
+	"github.com/portalcore/caddy-billing-portal/portalcore/store"
+)
+
+// seedPlans are the demo's plans: per seat, monthly and yearly, in USD and
+// EUR. Lookup keys are "basic_monthly", "basic_yearly", "basic_monthly_eur", …
+var seedPlans = []struct {
+	key, name, text string
+	rank            string
+	features        []string
+	projects        string
+	usd, eur        int64 // one seat for a month; a year costs ten months
+}{
+	{"basic", "Basic", "For one team that gets started.", "1", []string{"E-mail support", "7 days of history"}, "5", 1000, 900},
+	{"team", "Team", "For teams that work together every day.", "2", []string{"Everything in Basic", "Priority support", "90 days of history"}, "50", 2000, 1850},
+	{"business", "Business", "For companies with rules of their own.", "3", []string{"Everything in Team", "Single sign-on", "Audit log", "Unlimited history"}, "500", 4000, 3700},
+}
+
+// moment is a step of a demo customer's past.
+type moment struct {
+	ago func(now time.Time) time.Time
+	do  func(w *work, customer string) error
+}
+
+func daysAgo(n int) func(time.Time) time.Time {
+	return func(now time.Time) time.Time { return now.AddDate(0, 0, -n) }
+}
+
+// monthsAgo is n months before a day that is days ago, so that the current
+// period is days old.
+func monthsAgo(n, days int) func(time.Time) time.Time {
+	return func(now time.Time) time.Time { return addPeriods(now.AddDate(0, 0, -days), -n, billing.Month, 1) }
+}
+
+func newCard(number string, ownToo bool) func(*work, string) error {
+	return func(w *work, customer string) error {
+		pm, err := w.addCard(customer, CardParams{Number: number})
+		if err != nil {
+			return err
+		}
+		if _, err = w.updateCustomer(customer, CustomerParams{DefaultPaymentMethod: &pm.ID}); err != nil || !ownToo {
+			return err
+		}
+		_, err = w.updateSubscription("sub_"+customer[4:], SubscriptionUpdate{DefaultPaymentMethod: &pm.ID})
+		return err
+	}
+}
+
+func subscribe(price string, quantity int64, trialDays int) func(*work, string) error {
+	return func(w *work, customer string) error {
+		p := SubscriptionCreate{ID: "sub_" + customer[4:], Customer: customer, Items: []ItemParams{{Price: price, Quantity: &quantity}}}
+		if trialDays > 0 {
+			p.TrialEnd = w.now.AddDate(0, 0, trialDays)
+		}
+		_, err := w.createSubscription(p)
+		return err
+	}
+}
+
+func seats(quantity int64) func(*work, string) error {
+	return func(w *work, customer string) error {
+		s, err := get[Subscription](w, "subscription", "sub_"+customer[4:])
+		if err != nil {
+			return err
+		}
+		_, err = w.updateSubscription(s.ID, SubscriptionUpdate{Items: []ItemParams{{ID: s.Items[0].ID, Quantity: &quantity}}, ProrationBehavior: AlwaysInvoice})
+		return err
+	}
+}
+
+func cancelAtPeriodEnd(w *work, customer string) error {
+	yes := true
+	_, err := w.updateSubscription("sub_"+customer[4:], SubscriptionUpdate{CancelAtPeriodEnd: &yes})
+	return err
+}
+
+const (
+	cardWorks    = "4242424242424242"
+	cardWorksToo = "5555555555554444"
+	cardDeclines = "4000000000000341"
+	cardAsks     = "4000002500003155"
+)
+
+var seedCustomers = []struct {
+	id, name, email, phone string
+	address                billing.Address
+	locale                 string
+	tax                    string
+	past                   []moment
+}{
+	{"cus_northwind", "Northwind Ltd", "billing@northwind.example.com", "+1 206 555 0100",
+		billing.Address{Line1: "507 20th Avenue E", City: "Seattle", State: "WA", PostalCode: "98122", Country: "US"}, "en", "",
+		[]moment{{monthsAgo(5, 12), newCard(cardWorks, false)}, {monthsAgo(5, 12), subscribe("price_basic_monthly", 3, 0)}, {monthsAgo(2, 3), seats(4)}}},
+	{"cus_globex", "Globex GmbH", "rechnung@globex.example.com", "+49 30 555 0110",
+		billing.Address{Line1: "Hauptstraße 5", City: "Berlin", PostalCode: "10827", Country: "DE"}, "de", "20",
+		[]moment{{monthsAgo(14, 6), newCard(cardWorksToo, false)}, {monthsAgo(14, 6), subscribe("price_team_yearly_eur", 8, 0)}, {monthsAgo(7, 0), seats(10)}}},
+	{"cus_trial", "Umbrella Foods", "office@umbrella.example.com", "",
+		billing.Address{Line1: "12 Harbour Road", City: "Portland", State: "ME", PostalCode: "04101", Country: "US"}, "en", "",
+		[]moment{{daysAgo(5), newCard(cardWorks, false)}, {daysAgo(5), subscribe("price_team_monthly", 3, 14)}}},
+	{"cus_pastdue", "Vandelay Industries", "accounts@vandelay.example.com", "+1 212 555 0130",
+		billing.Address{Line1: "129 West 81st Street", City: "New York", State: "NY", PostalCode: "10024", Country: "US"}, "en", "",
+		[]moment{{monthsAgo(3, 2), newCard(cardWorks, false)}, {monthsAgo(3, 2), subscribe("price_basic_monthly", 2, 0)}, {daysAgo(10), newCard(cardDeclines, false)}}},
+	{"cus_initech", "Initech Inc", "peter@initech.example.com", "+1 512 555 0140",
+		billing.Address{Line1: "4120 Freidrich Lane", City: "Austin", State: "TX", PostalCode: "78744", Country: "US"}, "en", "",
+		[]moment{{monthsAgo(2, 9), newCard(cardWorks, false)}, {monthsAgo(2, 9), subscribe("price_basic_monthly", 5, 0)}, {daysAgo(3), newCard(cardDeclines, true)}}},
+	{"cus_3ds", "Hooli SARL", "compta@hooli.example.com", "+33 1 55 55 01 50",
+		billing.Address{Line1: "8 rue de la Paix", City: "Paris", PostalCode: "75002", Country: "FR"}, "fr", "20",
+		[]moment{{monthsAgo(1, 4), newCard(cardWorks, false)}, {monthsAgo(1, 4), subscribe("price_basic_monthly_eur", 2, 0)}, {daysAgo(2), newCard(cardAsks, false)}}},
+	{"cus_new", "Soylent Kitchen", "hello@soylent.example.com", "", billing.Address{}, "en", "", nil},
+	{"cus_ending", "Duff Brewery", "bar@duff.example.com", "+1 503 555 0170",
+		billing.Address{Line1: "742 Evergreen Terrace", City: "Springfield", State: "OR", PostalCode: "97403", Country: "US"}, "en", "",
+		[]moment{{monthsAgo(4, 20), newCard(cardWorks, false)}, {monthsAgo(4, 20), subscribe("price_team_monthly", 2, 0)}, {daysAgo(6), cancelAtPeriodEnd}}},
+}
+
+// Seed fills a ledger with the demo's plans and customers and returns these.
+// What is there already stays as it is. The customers come with a past, worked
+// out by the ledger itself; it leaves no effects, as it is what the books open
+// with.
+func Seed(ctx context.Context, l *Ledger) ([]billing.Customer, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now, err := l.presentLocked(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.update(ctx, now, "", func(w *work) error { w.quiet = true; return w.seedPrices() }); err != nil {
+		return nil, fmt.Errorf("seeding plans: %w", err)
+	}
+	var list []billing.Customer
+	for _, sc := range seedCustomers {
+		p := CustomerParams{ID: sc.id, Name: &sc.name, Email: &sc.email, Phone: &sc.phone, Address: &sc.address, PreferredLocales: []string{sc.locale}}
+		if sc.tax != "" {
+			tax, err := decimal.NewFromString(sc.tax)
+			if err != nil {
+				return nil, err
+			}
+			p.TaxPercent = &tax
+		}
+		err := l.update(ctx, now, "", func(w *work) error {
+			if _, found, err := lookup[Customer](w.tx, "customer", sc.id); err != nil || found {
+				return err
+			}
+			w.quiet = true
+			if len(sc.past) > 0 {
+				w.now = sc.past[0].ago(now)
+			}
+			if _, err := w.createCustomer(p); err != nil {
+				return err
+			}
+			for _, m := range sc.past {
+				at := m.ago(now)
+				if err := w.carryOutDue(at, 1000); err != nil {
+					return err
+				}
+				w.now = at
+				if err := m.do(w, sc.id); err != nil {
+					return err
+				}
+			}
+			return w.carryOutDue(now, 1000)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("seeding %s: %w", sc.id, err)
+		}
+		var c Customer
+		err = l.db.View(ctx, func(tx store.Tx) error {
+			c, err = get[Customer](&work{tx: tx}, "customer", sc.id)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, customerOf(c))
+	}
+	return list, nil
+}
+
+func (w *work) seedPrices() error {
+	for _, pl := range seedPlans {
+		if _, found, err := lookup[Product](w.tx, "product", "prod_"+pl.key); err != nil {
+			return err
+		} else if found {
+			continue
+		}
+		m := map[string]string{billing.MetaPlan: pl.key, billing.MetaRank: pl.rank, billing.MetaText: pl.text, billing.MetaLimit + "projects": pl.projects}
+		for i, f := range pl.features {
+			m[fmt.Sprintf("%s%d", billing.MetaFeature, i+1)] = f
+		}
+		product, err := w.createProduct(ProductParams{ID: "prod_" + pl.key, Name: pl.name, Metadata: m})
+		if err != nil {
+			return err
+		}
+		for _, p := range []struct {
+			key, currency string
+			interval      billing.Interval
+			amount        int64
+		}{
+			{"_monthly", "usd", billing.Month, pl.usd}, {"_yearly", "usd", billing.Year, 10 * pl.usd},
+			{"_monthly_eur", "eur", billing.Month, pl.eur}, {"_yearly_eur", "eur", billing.Year, 10 * pl.eur},
+		} {
+			_, err := w.createPrice(PriceParams{ID: "price_" + pl.key + p.key, Product: product.ID, Currency: p.currency, UnitAmount: decimal.NewFromInt(p.amount),
+				Interval: p.interval, LookupKey: pl.key + p.key})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
