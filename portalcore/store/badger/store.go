@@ -141,15 +141,20 @@ func (s *Store) Update(ctx context.Context, fn func(store.Tx) error) error {
 		return err
 	}
 	if leads {
-		s.turn <- struct{}{}
-		s.flush(b)
-		<-s.turn
+		s.lead(b)
 	}
 	<-b.done
 	if b.err != nil {
 		return b.err
 	}
 	return err
+}
+
+// lead commits b after everybody who is waiting now has joined it.
+func (s *Store) lead(b *batch) {
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
+	s.flush(b)
 }
 
 // join waits for the turn and runs fn on top of the batch. It returns the
@@ -295,14 +300,16 @@ func (s *Store) flush(b *batch) {
 		return
 	}
 	s.batch = nil
-	b.err = store.ErrUnknown // unless the commit returns
+	// Unless the commit returns: a panic in it must stop writing, too.
+	b.err = store.ErrUnknown
+	s.failed = store.ErrUnknown
 	defer func() {
 		b.snap.Discard()
 		close(b.done)
 	}()
 	err := s.write(b)
 	if err == nil {
-		b.err = nil
+		b.err, s.failed = nil, nil
 		s.commits.Add(1)
 		return
 	}
