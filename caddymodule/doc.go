@@ -1,3 +1,13 @@
 // Package caddymodule is the Caddy shell around portalcore: it turns
 // configuration into a portal and has no rules of its own.
+//
+// It registers
+//
+//	billing_portal                      the app: owns the store and runs the portals
+//	http.handlers.billing_portal        the handler: one tenant per site block
+//	billing_portal.stores.badger        a store (Go interface: Storage)
+//	billing_portal.providers.stripe     a provider (Go interface: ProviderModule)
+//	billing_portal.providers.sandbox    a provider with a ledger of its own
+//
+// and the command "caddy billing-portal demo".
 package caddymodule

@@ -1,0 +1,324 @@
+package caddymodule
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/google/uuid"
+	"go.uber.org/zap"
+
+	"github.com/portalcore/caddy-billing-portal/portalcore"
+	"github.com/portalcore/caddy-billing-portal/portalcore/store"
+)
+
+func init() {
+	caddy.RegisterModule(new(App))
+}
+
+// startTimeout bounds how long the portals of a config may take to start. A
+// provider that does not answer is no reason for a start to fail, so what is
+// left is the store's own work.
+const startTimeout = 30 * time.Second
+
+// process names this operating-system process in the store, over all reloads.
+var process = uuid.NewString()
+
+// App owns the store of all portals of a config and runs them. It works with
+// defaults where the config does not mention it.
+//
+// The store is opened when the app starts, so that checking a config opens
+// nothing, and stays open over reloads as long as the directory is the same.
+type App struct {
+	// StoreRaw is where sessions, journal and audit trail live, a module of the
+	// namespace billing_portal.stores. Default: badger in
+	// billing_portal/store of Caddy's data directory.
+	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=billing_portal.stores inline_key=module"`
+
+	// SealKey is the key that the store's values are encrypted with: 64
+	// hexadecimal digits or 32 bytes in base64 (openssl rand -hex 32), behind a
+	// placeholder like {file./path} or {env.NAME}. Default: a key is generated
+	// in a file beside the store's directory, named after it with
+	// ".seal_key", mode 0600, with a warning to back it up. It cannot change
+	// while the store is open: restart to change it.
+	SealKey string `json:"seal_key,omitempty"`
+
+	logger  *zap.Logger
+	storage Storage
+	sealKey []byte // nil: from the generated file
+
+	sites map[string]*site // by name; complete before Start
+	ready chan struct{}    // closed by Start
+	stop  context.CancelFunc
+	runs  sync.WaitGroup
+
+	mu      sync.Mutex
+	holds   int // who needs what Start opened: the config, and each request
+	owned   bool
+	closers []func() error
+}
+
+// site is a tenant on its way from config to portal.
+type site struct {
+	tenant   portalcore.Tenant
+	module   ProviderModule
+	logger   *zap.Logger
+	provider Provider // from Start on
+	portal   *portalcore.Portal
+}
+
+// CaddyModule returns the Caddy module information.
+func (*App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "billing_portal",
+		New: func() caddy.Module { return new(App) },
+	}
+}
+
+// Provision reads and checks the app's settings.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.logger = ctx.Logger()
+	a.ready = make(chan struct{})
+	a.sites = make(map[string]*site)
+	var mod any
+	var err error
+	if len(a.StoreRaw) > 0 {
+		mod, err = ctx.LoadModule(a, "StoreRaw")
+	} else {
+		mod, err = ctx.LoadModuleByID("billing_portal.stores.badger", nil)
+	}
+	if err != nil {
+		return fmt.Errorf("loading the store: %w", err)
+	}
+	var ok bool
+	if a.storage, ok = mod.(Storage); !ok {
+		return fmt.Errorf("module %T is not a store of the portal", mod)
+	}
+	if a.SealKey != "" {
+		text, err := expandSecret("seal_key", a.SealKey)
+		if err != nil {
+			return err
+		}
+		if a.sealKey, err = store.ParseSealKey(text); err != nil {
+			return fmt.Errorf("seal_key: %w", err)
+		}
+	}
+	return nil
+}
+
+// register takes a tenant in while the config is provisioned.
+func (a *App) register(t portalcore.Tenant, p ProviderModule, l *zap.Logger) (*site, error) {
+	if t.Name == "" { // CheckTenant has passed, so this is scheme://host
+		_, t.Name, _ = strings.Cut(t.Origin, "://")
+	}
+	name := t.Name
+	if _, ok := a.sites[name]; ok {
+		return nil, fmt.Errorf("billing_portal: the tenant %q is configured twice: a tenant has one site block with one address; give the other one its own origin, or its own name", name)
+	}
+	for _, other := range a.sites {
+		if other.tenant.Origin == t.Origin {
+			return nil, fmt.Errorf("billing_portal: the tenants %q and %q have the same origin %s: a portal owns its whole origin", other.tenant.Name, name, t.Origin)
+		}
+	}
+	s := &site{tenant: t, module: p, logger: l}
+	a.sites[name] = s
+	return s, nil
+}
+
+// Start opens the store and the providers and starts the portals. Requests
+// wait until it is done.
+func (a *App) Start() error {
+	a.mu.Lock()
+	a.owned, a.holds = true, 1
+	a.mu.Unlock()
+	if len(a.sites) == 0 {
+		close(a.ready)
+		return nil
+	}
+	st, err := a.openStore()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	for name, s := range a.sites {
+		s.provider, err = s.module.OpenProvider(ctx, ProviderOptions{Tenant: name, Origin: s.tenant.Origin, Logger: s.logger})
+		if err != nil {
+			return fmt.Errorf("tenant %s: opening the provider: %w", name, err)
+		}
+		if s.provider.Close != nil {
+			a.closeLater(s.provider.Close)
+		}
+		s.portal, err = portalcore.New(portalcore.Options{
+			Tenant: s.tenant, Store: st, Provider: s.provider.Provider, Logger: s.logger,
+			Process: process, ExclusiveStore: st.Exclusive, SkipAccessLog: skipAccessLog,
+		})
+		if err != nil {
+			return fmt.Errorf("tenant %s: %w", name, err)
+		}
+	}
+	if err := a.startPortals(ctx); err != nil {
+		return err
+	}
+	run, stop := context.WithCancel(context.Background())
+	a.stop = stop
+	for _, s := range a.sites {
+		a.runs.Go(func() { s.portal.Run(run) })
+	}
+	close(a.ready)
+	return nil
+}
+
+// startPortals starts all portals at the same time: one tenant's slow provider
+// must not keep the others waiting.
+func (a *App) startPortals(ctx context.Context) error {
+	errs := make(chan error, len(a.sites))
+	for name, s := range a.sites {
+		go func() {
+			if err := s.portal.Start(ctx); err != nil {
+				errs <- fmt.Errorf("tenant %s: %w", name, err)
+				return
+			}
+			errs <- nil
+		}()
+	}
+	var all []error
+	for range a.sites {
+		all = append(all, <-errs)
+	}
+	return errors.Join(all...)
+}
+
+// openStore opens the store, or shares the one that the running config has
+// open. It is let go of when nobody holds the app any more.
+func (a *App) openStore() (*sharedStore, error) {
+	key, err := a.storage.Resource()
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	sealKey := a.sealKey
+	if sealKey == nil {
+		if sealKey, err = generatedSealKey(key, a.logger); err != nil {
+			return nil, err
+		}
+	}
+	st, err := acquire(key, sealKey, a.storage.OpenStore)
+	if err != nil {
+		return nil, err
+	}
+	if st.attached != nil {
+		return nil, errors.Join(fmt.Errorf("the store %s is a sandbox's ledger: give the portal a directory of its own", key), release(key))
+	}
+	a.closeLater(func() error { return release(key) })
+	return st, nil
+}
+
+// Stop ends the background work. Requests may still be under way, so
+// everything stays open until Cleanup.
+func (a *App) Stop() error {
+	if a.stop != nil {
+		a.stop()
+	}
+	return nil
+}
+
+// Cleanup runs after every app of the config has stopped. It lets go of what
+// Start took, once, and of nothing where Start did not run: a config that was
+// rejected must not close the store of the one that runs.
+func (a *App) Cleanup() error {
+	_ = a.Stop()
+	a.runs.Wait()
+	a.mu.Lock()
+	owned := a.owned
+	a.owned = false
+	a.mu.Unlock()
+	if owned {
+		return a.drop()
+	}
+	return nil
+}
+
+// hold keeps what Start opened open until drop. It reports false where it was
+// closed already.
+func (a *App) hold() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.holds == 0 {
+		return false
+	}
+	a.holds++
+	return true
+}
+
+// drop ends a hold; the last one closes. A request that outlives its config
+// (a reload does not wait for it) is therefore answered in peace.
+func (a *App) drop() error {
+	a.mu.Lock()
+	a.holds--
+	var closers []func() error
+	if a.holds == 0 {
+		closers, a.closers = a.closers, nil
+	}
+	a.mu.Unlock()
+	var errs []error
+	for i := len(closers) - 1; i >= 0; i-- {
+		errs = append(errs, closers[i]())
+	}
+	return errors.Join(errs...)
+}
+
+func (a *App) dropLogged() {
+	if err := a.drop(); err != nil {
+		a.logger.Error("closing what a discarded config had open", zap.Error(err))
+	}
+}
+
+func (a *App) closeLater(f func() error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.closers = append(a.closers, f)
+}
+
+// Portal returns a tenant's portal by name, once the app has started.
+func (a *App) Portal(name string) (*portalcore.Portal, bool) {
+	select {
+	case <-a.ready:
+	default:
+		return nil, false
+	}
+	s, ok := a.sites[name]
+	if !ok {
+		return nil, false
+	}
+	return s.portal, true
+}
+
+// activeApp returns the app of the config that runs now.
+func activeApp() (*App, bool) {
+	mod, err := caddy.ActiveContext().AppIfConfigured("billing_portal")
+	if err != nil {
+		return nil, false
+	}
+	a, ok := mod.(*App)
+	if !ok {
+		return nil, false
+	}
+	select {
+	case <-a.ready:
+		return a, true
+	default:
+		return nil, false
+	}
+}
+
+// Interface guards
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+)

@@ -1,0 +1,129 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/portalcore/caddy-billing-portal/portalcore"
+)
+
+func init() {
+	caddy.RegisterModule(Handler{})
+}
+
+// Handler serves one vendor's billing portal and answers every request that
+// reaches it: a portal owns a whole origin. Its customers come with a redirect
+// link that the vendor's backend gets from POST /v1/billing_portal/sessions,
+// or signs itself.
+//
+// Requests with a token in their URL (/enter) are left out of the access log;
+// the portal writes a line of its own without the token.
+//
+// Place it before templates where the order is yours (inside route): its pages
+// must not be evaluated by another template engine.
+type Handler struct {
+	Tenant
+
+	app  *App
+	site *site
+	done <-chan struct{} // closed when the config is discarded
+}
+
+// CaddyModule returns the Caddy module information.
+func (Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.billing_portal",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// Provision reads and checks the tenant and registers it with the app, which
+// opens what it needs when it starts.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	mod, err := ctx.App("billing_portal")
+	if err != nil {
+		return fmt.Errorf("loading the billing_portal app: %w", err)
+	}
+	h.app = mod.(*App)
+	h.done = ctx.Done()
+
+	if len(h.ProviderRaw) == 0 {
+		return errors.New("billing_portal: provider is missing: write provider stripe with an api_key, or provider sandbox to try the portal")
+	}
+	val, err := ctx.LoadModule(h, "ProviderRaw")
+	if err != nil {
+		return fmt.Errorf("billing_portal: loading the provider: %w", err)
+	}
+	provider, ok := val.(ProviderModule)
+	if !ok {
+		return fmt.Errorf("billing_portal: module %T is not a provider of the portal", val)
+	}
+	t, err := h.tenant()
+	if err != nil {
+		return fmt.Errorf("billing_portal: %w", err)
+	}
+	if err := portalcore.CheckTenant(t); err != nil {
+		return fmt.Errorf("billing_portal: %w", err)
+	}
+	h.site, err = h.app.register(t, provider, ctx.Logger())
+	return err
+}
+
+// ServeHTTP answers once the app has started.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	select {
+	case <-h.app.ready:
+	default:
+		select {
+		case <-h.app.ready:
+		case <-h.done:
+			return caddyhttp.Error(http.StatusServiceUnavailable, errors.New("billing_portal: the config was discarded before it started"))
+		case <-r.Context().Done():
+			return caddyhttp.Error(http.StatusServiceUnavailable, r.Context().Err())
+		}
+	}
+	if h.app.hold() {
+		defer h.app.dropLogged()
+		h.site.ServeHTTP(w, r)
+		return nil
+	}
+	// A connection that was accepted before a reload can bring its request
+	// after the old config has let go of the store. The new config answers.
+	if app, ok := activeApp(); ok {
+		if s, ok := app.sites[h.site.tenant.Name]; ok && app.hold() {
+			defer app.dropLogged()
+			s.ServeHTTP(w, r)
+			return nil
+		}
+	}
+	return caddyhttp.Error(http.StatusServiceUnavailable, errors.New("billing_portal: this site is no longer configured"))
+}
+
+// ServeHTTP answers with the portal, or with the pages that the provider has
+// on the tenant's origin.
+func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if s.provider.Pages == nil || !strings.HasPrefix(r.URL.Path, s.provider.PagesPath) {
+		s.portal.ServeHTTP(w, r)
+		return
+	}
+	// The portal checks the Host itself; these pages belong to its origin too.
+	if _, host, _ := strings.Cut(s.tenant.Origin, "://"); r.Host != host {
+		http.Error(w, "This site answers "+s.tenant.Origin+" only.", http.StatusMisdirectedRequest)
+		return
+	}
+	s.provider.Pages.ServeHTTP(w, r)
+}
+
+// skipAccessLog keeps a request out of the access log: its URL carries a token.
+func skipAccessLog(r *http.Request) { caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true) }
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

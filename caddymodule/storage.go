@@ -1,0 +1,236 @@
+package caddymodule
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/portalcore/caddy-billing-portal/portalcore/store"
+	"github.com/portalcore/caddy-billing-portal/portalcore/store/badger"
+)
+
+func init() {
+	caddy.RegisterModule(BadgerStorage{})
+}
+
+// Storage is the Go interface of modules in the namespace
+// billing_portal.stores. A module only says what to open; the app opens it
+// when it starts, shares it over reloads, and closes it.
+type Storage interface {
+	// Resource names what the store has for itself while it is open, so that
+	// two configs that mean the same store share it: an absolute path. Settings
+	// that can change while it is open are no part of it.
+	Resource() (string, error)
+	// OpenStore opens the store at resource. Nothing of a config may be kept in
+	// it, because it outlives the config: logger goes to whatever log is
+	// configured at the time.
+	OpenStore(resource string, sealer *store.Sealer, logger *zap.Logger) (OpenStore, error)
+}
+
+// OpenStore is a store with what the app must know of it.
+type OpenStore struct {
+	store.Store
+	// Exclusive is true where no other process can have the store open.
+	Exclusive bool
+	// Close closes it. Required.
+	Close func() error
+
+	// attached is what a provider keeps with its store; nil for a portal's.
+	attached any
+}
+
+// BadgerStorage keeps everything in a directory of its own on this machine,
+// with Badger. It is for one Caddy process at a time.
+type BadgerStorage struct {
+	// Directory is made where it does not exist, mode 0700. Default:
+	// billing_portal/store in Caddy's data directory. Placeholders are
+	// replaced.
+	Directory string `json:"directory,omitempty"`
+
+	dir string
+}
+
+// CaddyModule returns the Caddy module information.
+func (BadgerStorage) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "billing_portal.stores.badger",
+		New: func() caddy.Module { return new(BadgerStorage) },
+	}
+}
+
+// Provision finds the directory and opens nothing.
+func (b *BadgerStorage) Provision(caddy.Context) (err error) {
+	b.dir, err = directory("store badger", b.Directory, "store")
+	return err
+}
+
+// directory returns the absolute path of a configured directory, or of the
+// default under Caddy's data directory.
+func directory(what, configured, name string) (string, error) {
+	if configured == "" {
+		return filepath.Abs(filepath.Join(caddy.AppDataDir(), "billing_portal", name))
+	}
+	dir, err := expand(what, configured)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(dir)
+}
+
+// UnmarshalCaddyfile reads
+//
+//	badger [<directory>]
+func (b *BadgerStorage) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the module's name
+	args := d.RemainingArgs()
+	if len(args) > 1 {
+		return d.Errf("store badger takes at most one argument, its directory")
+	}
+	if len(args) == 1 {
+		b.Directory = args[0]
+	}
+	if d.NextBlock(d.Nesting()) {
+		return d.Errf("store badger has no subdirectives: give its directory as its argument")
+	}
+	return nil
+}
+
+// Resource is the absolute directory, through all symbolic links where it
+// exists.
+func (b *BadgerStorage) Resource() (string, error) { return realPath(b.dir) }
+
+// realPath follows symbolic links, so that two names of one directory are one.
+func realPath(dir string) (string, error) {
+	real, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return dir, nil
+	}
+	return real, err
+}
+
+// OpenStore opens the directory.
+func (b *BadgerStorage) OpenStore(dir string, sealer *store.Sealer, logger *zap.Logger) (OpenStore, error) {
+	return openBadger(dir, sealer, logger)
+}
+
+func openBadger(dir string, sealer *store.Sealer, logger *zap.Logger) (OpenStore, error) {
+	st, err := badger.Open(dir, badger.Options{Sealer: sealer, Logger: logger})
+	if err != nil {
+		return OpenStore{}, err
+	}
+	return OpenStore{Store: st, Exclusive: true, Close: st.Close}, nil
+}
+
+// stores keeps stores open over reloads, one per resource. Callers use acquire
+// and release.
+var stores = caddy.NewUsagePool()
+
+// opened counts the stores that were opened, for tests.
+var opened atomic.Int64
+
+// sharedStore is an open store in the pool. It holds nothing of any config.
+type sharedStore struct {
+	OpenStore
+	seal [sha256.Size]byte // of the seal key
+}
+
+// Destruct closes the store when its last user has gone.
+func (s *sharedStore) Destruct() error { return s.Close() }
+
+// acquire opens a store or shares the one that is open. Every success needs one
+// release.
+func acquire(resource string, sealKey []byte, open func(string, *store.Sealer, *zap.Logger) (OpenStore, error)) (*sharedStore, error) {
+	seal := sha256.Sum256(sealKey)
+	v, _, err := stores.LoadOrNew(resource, func() (caddy.Destructor, error) {
+		sealer, err := store.NewSealer(sealKey)
+		if err != nil {
+			return nil, err
+		}
+		logger := zap.New(currentLog{}).Named("billing_portal.store")
+		st, err := open(resource, sealer, logger)
+		if err != nil {
+			return nil, err
+		}
+		opened.Add(1)
+		logger.Info("opened the store", zap.String("resource", resource))
+		return &sharedStore{OpenStore: st, seal: seal}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	st := v.(*sharedStore)
+	if st.seal != seal {
+		return nil, errors.Join(
+			fmt.Errorf("the store %s is open with another seal key: stop Caddy and start it again to change the key", resource),
+			release(resource))
+	}
+	return st, nil
+}
+
+func release(resource string) error {
+	_, err := stores.Delete(resource)
+	return err
+}
+
+// generatedSealKey reads the key that was generated for the store in dir, or
+// generates it, in a file beside the directory.
+func generatedSealKey(dir string, logger *zap.Logger) ([]byte, error) {
+	path := dir + ".seal_key"
+	_, err := os.Stat(path)
+	key, kerr := store.LoadOrCreateSealKeyFile(path)
+	if kerr != nil {
+		return nil, fmt.Errorf("%w (or set seal_key)", kerr)
+	}
+	if errors.Is(err, os.ErrNotExist) && logger != nil {
+		logger.Warn("generated a seal key for the store; back it up apart from the store, which cannot be read without it, or set seal_key", zap.String("file", path))
+	}
+	return key, nil
+}
+
+// currentLog is a zap core that writes to Caddy's default log of the moment,
+// for what outlives the config it was made under.
+type currentLog struct{ fields []zapcore.Field }
+
+// Enabled asks the log of the moment.
+func (currentLog) Enabled(l zapcore.Level) bool { return caddy.Log().Core().Enabled(l) }
+
+// With returns a core that adds fields to every entry.
+func (c currentLog) With(fields []zapcore.Field) zapcore.Core {
+	return currentLog{append(c.fields[:len(c.fields):len(c.fields)], fields...)}
+}
+
+// Check takes every entry that is enabled.
+func (c currentLog) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if c.Enabled(e.Level) {
+		return ce.AddCore(e, c)
+	}
+	return ce
+}
+
+// Write hands the entry on.
+func (c currentLog) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	if ce := caddy.Log().Core().Check(e, nil); ce != nil {
+		ce.Write(append(c.fields[:len(c.fields):len(c.fields)], fields...)...)
+	}
+	return nil
+}
+
+// Sync flushes the log of the moment.
+func (currentLog) Sync() error { return caddy.Log().Core().Sync() }
+
+// Interface guards
+var (
+	_ Storage               = (*BadgerStorage)(nil)
+	_ caddy.Provisioner     = (*BadgerStorage)(nil)
+	_ caddyfile.Unmarshaler = (*BadgerStorage)(nil)
+	_ caddy.Destructor      = (*sharedStore)(nil)
+	_ zapcore.Core          = currentLog{}
+)
