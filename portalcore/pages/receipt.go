@@ -1,0 +1,185 @@
+package pages
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
+	"github.com/portalcore/caddy-billing-portal/portalcore/journal"
+	"github.com/portalcore/caddy-billing-portal/portalcore/policy"
+	"github.com/portalcore/caddy-billing-portal/portalcore/store"
+	"github.com/portalcore/caddy-billing-portal/templates"
+)
+
+// intent reads the customer's intent that the path names.
+func (v *visit) intent() (journal.Intent, bool) {
+	i, err := v.Corridor.Journal.Get(v.r.Context(), v.sess.Customer, v.arg)
+	switch {
+	case err == nil:
+		return i, true
+	case errors.Is(err, store.ErrNotFound):
+		v.notFound()
+	default:
+		v.unavailable("reading an intent", err)
+	}
+	return journal.Intent{}, false
+}
+
+// receipt is /done/{intent}: how an action went, or stands.
+func (v *visit) receipt() {
+	i, ok := v.intent()
+	if !ok {
+		return
+	}
+	// The receipt stands without the account, which the provider may be unable
+	// to give right now.
+	var l *look
+	if snap, err := v.snapshot(); err == nil {
+		if l, ok = v.look(sectionOf(i.Action.Kind), snap); !ok {
+			return
+		}
+	} else {
+		l = &look{visit: v, acct: &billing.Account{}, cat: v.catalogue(), busy: map[string]string{}}
+		l.page = &templates.Page{Section: sectionOf(i.Action.Kind), SignedIn: true, Customer: v.knownName(), ReturnURL: v.backURL()}
+	}
+	body, err := l.receiptBody(&i)
+	if err != nil {
+		v.failed(err)
+		return
+	}
+	l.page.Body, l.page.RefreshHref = body, ""
+	v.page(http.StatusOK, v.locale(l.acct.Customer.Locale), l.page)
+}
+
+func sectionOf(k billing.ActionKind) string {
+	switch k {
+	case billing.ChangePlan, billing.DropPending:
+		return "plan"
+	case billing.AddPaymentMethod, billing.SetDefaultPaymentMethod, billing.UpdateDetails:
+		return "payment"
+	}
+	return "overview"
+}
+
+func stateWord(s journal.State) string {
+	switch s {
+	case journal.Succeeded:
+		return "done"
+	case journal.AwaitingCustomer:
+		return "waiting"
+	case journal.Processing:
+		return "processing"
+	case journal.Refused:
+		return "refused"
+	case journal.NotApplied, journal.Cancelled:
+		return "not_applied"
+	case journal.Partial, journal.Manual:
+		return "manual"
+	}
+	return "checking"
+}
+
+func (l *look) receiptBody(i *journal.Intent) (*templates.Receipt, error) {
+	a := i.Action
+	body := &templates.Receipt{
+		State: stateWord(i.State), Kind: a.Kind, Reference: i.Reference(), Time: i.Updated,
+		PlanName: i.ToPlan, FromPlan: i.FromPlan, SamePlan: i.FromPlan == i.ToPlan,
+		Effective: i.Preview.Effective, Next: i.Preview.Next, Differs: i.Differs, Expected: i.Preview.DueNow,
+		Reason: i.Code, Until: i.Until, AddMethodHref: templates.PathAddMethod,
+		RetryHref: retryHref(a, i.State), Provider: l.Corridor.Provider.Capabilities().Name,
+	}
+	for _, ch := range a.Items {
+		body.Quantity = ch.Quantity
+	}
+	if len(i.Steps) > 0 {
+		body.Sent = i.Steps[0].SentAt
+	}
+	if i.Preview.DueNow.Amount != 0 {
+		due := i.Preview.DueNow
+		body.Amount = &due
+	}
+	sub, hasSub := l.acct.Subscription(a.Subscription)
+	switch {
+	case a.Kind == billing.SetDefaultPaymentMethod:
+		body.Method, _ = l.acct.PaymentMethod(a.PaymentMethod)
+	case hasSub:
+		body.Method = l.pays(sub)
+	default:
+		body.Method = l.pays(nil)
+	}
+	if i.State == journal.Succeeded {
+		l.sums(body, i)
+	}
+	if _, ok := goTo(i); ok {
+		body.GoHref = pathLeave + i.ID
+	}
+	if !i.State.Terminal() {
+		body.Check = &templates.Form{Action: pathDone + i.ID}
+	}
+	return body, l.ways(body, i, sub)
+}
+
+// sums says what was really paid and credited, and what comes next as things
+// stand now.
+func (l *look) sums(body *templates.Receipt, i *journal.Intent) {
+	for n := range i.Steps {
+		if r := i.Steps[n].Result; r != nil && r.Invoice != nil {
+			body.Invoice = r.Invoice
+		}
+	}
+	if paid := i.Preview.DueNow; body.Invoice != nil && body.Invoice.AmountPaid.Amount > 0 {
+		body.Paid = &body.Invoice.AmountPaid
+	} else if body.Invoice == nil && paid.Amount > 0 {
+		body.Paid = &paid
+	}
+	if credit := i.Preview.ToBalance; credit.Amount > 0 {
+		body.Credited = &credit
+	}
+	for n := range l.acct.Upcoming {
+		if u := &l.acct.Upcoming[n]; u.Subscription == i.Action.Subscription && i.Action.Subscription != "" {
+			body.Next = u
+		}
+	}
+}
+
+// ways are what the customer can do about it: drop what waits, take back a
+// cancellation. Both are decided again when their form comes.
+func (l *look) ways(body *templates.Receipt, i *journal.Intent, sub *billing.Subscription) error {
+	if sub == nil || sub.Ended() {
+		return nil
+	}
+	field := templates.Field{Name: fieldSubscription, Value: sub.ID}
+	switch {
+	case i.State == journal.AwaitingCustomer && i.Action.Kind == billing.ChangePlan && sub.Pending != nil &&
+		l.permitSubscription(policy.Request{Action: policy.ChangePlan, AnyDirection: true}, sub).Allowed:
+		f, err := l.newForm(pathDrop, sub.Version, field)
+		body.Drop = &f
+		return err
+	case i.State == journal.Succeeded && i.Action.Kind == billing.Cancel && !sub.Ends().IsZero() &&
+		l.permitSubscription(policy.Request{Action: policy.Resume}, sub).Allowed:
+		f, err := l.newForm(pathResume, sub.Version, field)
+		body.Undo, body.UndoUntil = &f, sub.Ends()
+		return err
+	}
+	return nil
+}
+
+// retryHref is where the customer can ask for the same again: a new intent.
+func retryHref(a billing.Action, s journal.State) string {
+	switch s {
+	case journal.Refused, journal.NotApplied, journal.Cancelled:
+	default:
+		return ""
+	}
+	switch a.Kind {
+	case billing.ChangePlan:
+		return withSubscription(templates.PathPlan, a.Subscription)
+	case billing.Cancel:
+		return withSubscription(pathCancel, a.Subscription)
+	case billing.AddPaymentMethod:
+		return templates.PathAddMethod
+	case billing.SetDefaultPaymentMethod, billing.UpdateDetails:
+		return templates.PathPayment
+	}
+	return templates.PathOverview
+}
