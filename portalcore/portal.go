@@ -6,8 +6,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -65,19 +63,12 @@ type Portal struct {
 	journal   *journal.Journal
 	catalogue atomic.Pointer[billing.Catalogue]
 	keys      atomic.Pointer[ownKeys]
-	logo      asset
 }
 
 // ownKeys are the portal's signing keys with the trust that is built on them.
 type ownKeys struct {
 	current link.Key
 	trust   *link.Trust
-}
-
-// asset is a file of the vendor's that the portal serves.
-type asset struct {
-	path, contentType string
-	body              []byte
 }
 
 // ownIssuer is the "iss" of the portal's own links.
@@ -98,7 +89,7 @@ func New(o Options) (*Portal, error) {
 	if o.Rand == nil {
 		o.Rand = rand.Reader
 	}
-	p := &Portal{opt: o, tenant: t, log: o.Logger, policies: policies, logo: logoAsset(t.Brand)}
+	p := &Portal{opt: o, tenant: t, log: o.Logger, policies: policies}
 	p.catalogue.Store(&billing.Catalogue{})
 	p.journal = &journal.Journal{
 		Store: o.Store, Tenant: t.Name, Now: o.Now, Process: o.Process, Exclusive: o.ExclusiveStore,
@@ -117,25 +108,28 @@ func New(o Options) (*Portal, error) {
 		Now: o.Now, Rand: o.Rand, Log: o.Logger,
 	}
 	caps := o.Provider.Capabilities()
+	allowed, err := pages.ReturnTo(t.ReturnTo)
+	if err != nil {
+		return nil, err
+	}
 	p.api, err = vendorapi.New(vendorapi.Options{
 		Tenant: t.Name, Origin: t.Origin, Keys: t.APIKeys, Store: o.Store, Find: o.Provider.Find,
 		Sign:   func(c link.Claims) (string, error) { return link.Mint(p.keys.Load().current, c) },
-		Issuer: ownIssuer, AllowedReturn: t.allowsReturn, DefaultReturn: t.ReturnTo[0],
+		Issuer: ownIssuer, AllowedReturn: allowed, DefaultReturn: t.ReturnTo[0],
 		Configurations: slices.DeleteFunc(slices.Sorted(maps.Keys(policies)), func(n string) bool { return n == "" }),
 		LiveMode:       caps.LiveMode, Log: o.Logger, Now: o.Now, Rand: o.Rand,
 	})
 	if err != nil {
 		return nil, err
 	}
-	renderer, err := t.renderer(p.logo.path, caps)
+	renderer, err := t.renderer(caps)
 	if err != nil {
 		return nil, err
 	}
 	p.pages, err = pages.New(pages.Options{
-		Tenant: t.Name, Origin: t.Origin, Entry: t.Entry, DefaultReturn: t.ReturnTo[0], AllowedReturn: t.allowsReturn,
-		Trust: func() *link.Trust { return p.keys.Load().trust }, Sessions: p.sessions, Accounts: accounts,
-		Corridor: p.corridor, Journal: p.journal, Provider: o.Provider, Renderer: renderer,
-		Catalogue: p.catalogue.Load, Policy: p.corridor.Policy,
+		Origin: t.Origin, ReturnTo: t.ReturnTo, AlwaysAsk: t.Entry == EntryConfirm,
+		Trust: func() *link.Trust { return p.keys.Load().trust }, Sessions: p.sessions, Corridor: p.corridor,
+		Renderer: renderer, Logo: t.Brand.Logo, LogoType: t.Brand.LogoType,
 		Now: o.Now, Rand: o.Rand, Log: o.Logger, SkipAccessLog: o.SkipAccessLog,
 	})
 	if err != nil {
@@ -151,25 +145,20 @@ func CheckTenant(t Tenant) error {
 	return err
 }
 
-func (t *Tenant) renderer(logoPath string, caps billing.Capabilities) (*templates.Renderer, error) {
+func (t *Tenant) renderer(caps billing.Capabilities) (*templates.Renderer, error) {
 	loc, err := time.LoadLocation(cmp.Or(t.Brand.TimeZone, "UTC"))
 	if err != nil {
 		return nil, fmt.Errorf("brand: time_zone %q: %w", t.Brand.TimeZone, err)
 	}
+	theme := templates.Theme{Name: t.Brand.Name, AccentLight: t.Brand.AccentLight, AccentDark: t.Brand.AccentDark}
+	if len(t.Brand.Logo) > 0 {
+		theme.LogoURL = pages.LogoPath(t.Brand.Logo, t.Brand.LogoType)
+	}
 	return templates.New(templates.Options{
-		Theme: t.Brand.theme(logoPath), Exponent: caps.Exponent, Location: loc,
+		Theme: theme, Exponent: caps.Exponent, Location: loc,
 		HelpURL: t.Brand.HelpURL, LegalURL: t.Brand.LegalURL, PrivacyURL: t.Brand.PrivacyURL,
 		ProviderName: caps.Name, Override: t.Brand.Templates,
 	})
-}
-
-func logoAsset(b Brand) asset {
-	if len(b.Logo) == 0 {
-		return asset{}
-	}
-	ext := map[string]string{"image/svg+xml": "svg", "image/png": "png", "image/webp": "webp"}[b.LogoType]
-	sum := sha256.Sum256(b.Logo)
-	return asset{path: "/assets/logo." + hex.EncodeToString(sum[:6]) + "." + ext, contentType: b.LogoType, body: b.Logo}
 }
 
 // Start reads or makes the tenant's keys, resolves the catalogue against the
@@ -306,20 +295,11 @@ func (p *Portal) sweep(ctx context.Context) error {
 
 // ServeHTTP answers every request to the tenant's origin.
 func (p *Portal) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	switch path := r.URL.Path; {
-	case strings.HasPrefix(path, "/v1/"):
+	if strings.HasPrefix(r.URL.Path, "/v1/") {
 		p.api.ServeHTTP(w, r)
-	case p.logo.path != "" && path == p.logo.path && (r.Method == http.MethodGet || r.Method == http.MethodHead):
-		h := w.Header()
-		h.Set("Content-Type", p.logo.contentType)
-		h.Set("X-Content-Type-Options", "nosniff")
-		// An SVG opened by itself is a document: it may run and load nothing.
-		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; sandbox")
-		h.Set("Cache-Control", "public, max-age=31536000, immutable")
-		_, _ = w.Write(p.logo.body)
-	default:
-		p.pages.ServeHTTP(w, r)
+		return
 	}
+	p.pages.ServeHTTP(w, r)
 }
 
 // IntentStatus is what operators see of an intent.

@@ -2,13 +2,12 @@ package portalcore
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"maps"
-	"net"
-	"net/http"
 	"net/netip"
 	"net/url"
 	"regexp"
@@ -20,11 +19,11 @@ import (
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 	"github.com/portalcore/caddy-billing-portal/portalcore/link"
+	"github.com/portalcore/caddy-billing-portal/portalcore/pages"
 	"github.com/portalcore/caddy-billing-portal/portalcore/policy"
 	"github.com/portalcore/caddy-billing-portal/portalcore/session"
 	"github.com/portalcore/caddy-billing-portal/portalcore/store"
 	"github.com/portalcore/caddy-billing-portal/portalcore/vendorapi"
-	"github.com/portalcore/caddy-billing-portal/templates"
 )
 
 // Tenant is one vendor's portal: one origin, one provider account, one set of
@@ -116,14 +115,9 @@ type Options struct {
 	Process string
 	// ExclusiveStore is true where no other process can have the store open.
 	ExclusiveStore bool
-	// SkipAccessLog is called for requests whose URL carries a token, before
-	// they are answered, to keep them out of an access log. Optional.
-	SkipAccessLog func(*http.Request)
-}
-
-// theme is the tenant's templates.Theme.
-func (b Brand) theme(logoPath string) templates.Theme {
-	return templates.Theme{Name: b.Name, LogoURL: logoPath, AccentLight: b.AccentLight, AccentDark: b.AccentDark}
+	// SkipAccessLog is called with the context of a request whose URL may carry
+	// a token, before it is answered, to keep it out of an access log. Optional.
+	SkipAccessLog func(context.Context)
 }
 
 var (
@@ -163,10 +157,8 @@ func checkTenant(t Tenant) (Tenant, map[string]*policy.Policy, error) {
 	if len(t.ReturnTo) == 0 {
 		return fail(errors.New("return_to is required: a page of the vendor's app that the portal leads back to"))
 	}
-	for _, u := range t.ReturnTo {
-		if _, err := returnOrigin(u); err != nil {
-			return fail(fmt.Errorf("return_to %q: %w", u, err))
-		}
+	if _, err := pages.ReturnTo(t.ReturnTo); err != nil {
+		return fail(fmt.Errorf("return_to: %w", err))
 	}
 	t.Entry = cmp.Or(t.Entry, EntrySameSite)
 	if t.Entry != EntrySameSite && t.Entry != EntryConfirm {
@@ -204,7 +196,7 @@ func checkTenant(t Tenant) (Tenant, map[string]*policy.Policy, error) {
 	}
 	// The pages and the theme are parsed here too, so that a bad one is found
 	// before anything is opened.
-	if _, err := t.renderer("", billing.Capabilities{Name: "provider", Exponent: func(string) int { return 2 }}); err != nil {
+	if _, err := t.renderer(billing.Capabilities{Name: "provider", Exponent: func(string) int { return 2 }}); err != nil {
 		return fail(err)
 	}
 	return t, policies, nil
@@ -254,58 +246,4 @@ func isLoopback(host string) bool {
 	}
 	ip, err := netip.ParseAddr(host)
 	return err == nil && ip.IsLoopback()
-}
-
-// returnOrigin returns the origin of a URL in the vendor's app, or says why it
-// cannot be one: anything that a browser and we could read differently.
-func returnOrigin(s string) (string, error) {
-	if len(s) > 2048 {
-		return "", errors.New("longer than 2048 bytes")
-	}
-	for i := range len(s) {
-		if s[i] <= ' ' || s[i] > '~' || s[i] == '\\' {
-			return "", errors.New("want plain ASCII without spaces and backslashes")
-		}
-	}
-	u, err := url.Parse(s)
-	switch {
-	case err != nil:
-		return "", errors.New("not a URL")
-	case u.Opaque != "" || u.Host == "" || !strings.HasPrefix(strings.ToLower(s), u.Scheme+"://"):
-		return "", errors.New("want an absolute URL with a host")
-	case u.User != nil:
-		return "", errors.New("want no user name")
-	case u.Scheme != "https" && !(u.Scheme == "http" && isLoopback(u.Hostname())):
-		return "", errors.New("want https (http only on localhost)")
-	}
-	host := strings.ToLower(u.Hostname())
-	if strings.HasSuffix(host, ".") || strings.ContainsAny(host, "%") {
-		return "", errors.New("want a plain host name")
-	}
-	port := u.Port()
-	if port == "" && strings.HasSuffix(u.Host, ":") {
-		return "", errors.New("want a port after the colon")
-	}
-	if u.Scheme == "https" && port == "443" || u.Scheme == "http" && port == "80" {
-		port = ""
-	}
-	if strings.Contains(host, ":") {
-		host = "[" + host + "]"
-	}
-	if port != "" {
-		host = net.JoinHostPort(strings.Trim(host, "[]"), port)
-	}
-	return u.Scheme + "://" + host, nil
-}
-
-// allowsReturn reports whether s leads to one of the vendor's origins.
-func (t *Tenant) allowsReturn(s string) bool {
-	origin, err := returnOrigin(s)
-	if err != nil {
-		return false
-	}
-	return slices.ContainsFunc(t.ReturnTo, func(allowed string) bool {
-		o, err := returnOrigin(allowed)
-		return err == nil && o == origin
-	})
 }
