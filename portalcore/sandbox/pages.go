@@ -170,8 +170,11 @@ func (l *Ledger) showConfirm(rw http.ResponseWriter, r *http.Request) {
 	}
 	if pi.Status != RequiresAction {
 		title := "There is nothing to confirm"
-		if pi.Status == PaymentSucceeded {
+		switch {
+		case pi.Status == PaymentSucceeded:
 			title = "The payment is confirmed"
+		case pi.LastErrorCode == "payment_intent_authentication_failure":
+			title = "You declined the payment"
 		}
 		l.leave(rw, r, pi.ReturnURL, title)
 		return
