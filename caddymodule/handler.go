@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -120,7 +121,7 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // skipAccessLog keeps a request out of the access log: its URL carries a token.
-func skipAccessLog(r *http.Request) { caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true) }
+func skipAccessLog(ctx context.Context) { caddyhttp.SetVar(ctx, caddyhttp.LogSkipVar, true) }
 
 // Interface guards
 var (
