@@ -284,7 +284,8 @@ func (p *Provider) payWaits(ctx context.Context, customerID string, step billing
 
 // Outcome implements billing.Provider.
 //
-// A subscription.update is told by the key in the metadata of the
+// A step that still waits for the customer, or for the bank, is Applied with
+// a Result that says so. A subscription.update is told by the key in the metadata of the
 // subscription or its pending update, and by the items; the other steps by
 // the state they set, as theirs can be set twice without harm.
 func (p *Provider) Outcome(ctx context.Context, customerID string, step billing.Step, key string, last *billing.Result) (billing.Outcome, billing.Result, error) {
@@ -335,14 +336,11 @@ func (p *Provider) Outcome(ctx context.Context, customerID string, step billing.
 		switch {
 		case v.Status == "paid":
 			return billing.Applied, billing.Result{State: billing.Done, Object: v.ID, Invoice: &inv}, nil
-		case v.Status == "open" && last == nil:
+		case v.Status == "open" && p.asks(ctx, v):
 			// A payment that asks for confirmation took effect, and waits.
-			if p.asks(ctx, v) {
-				return billing.Applied, p.payWaits(ctx, customerID, step), nil
-			}
-			return billing.NotApplied, billing.Result{}, nil
-		case v.Status == "open":
-			return billing.OutcomeUnsure, *last, nil
+			return billing.Applied, p.payWaits(ctx, customerID, step), nil
+		case v.Status == "open" && last != nil && last.State == billing.Processing:
+			return billing.Applied, *last, nil
 		}
 		return billing.NotApplied, billing.Result{}, nil
 	case stepSetup:
@@ -376,10 +374,6 @@ func (p *Provider) outcomeUpdate(ctx context.Context, s *subscription, par param
 			return billing.OutcomeUnsure, billing.Result{}, nil
 		}
 		return outcome, res, nil
-	}
-	if outcome == billing.Applied && (res.State == billing.AwaitingCustomer || res.State == billing.Processing) {
-		// Nothing new: it waits still.
-		return billing.OutcomeUnsure, res, nil
 	}
 	return outcome, res, nil
 }
@@ -422,7 +416,7 @@ func (p *Provider) outcomeSetup(ctx context.Context, customerID, key string, las
 			return billing.OutcomeUnsure, billing.Result{}, notFound(c.SetupIntent.ID)
 		}
 		if si.Status == "processing" || si.Status == "requires_action" {
-			return billing.OutcomeUnsure, c.awaiting(), nil
+			return billing.Applied, c.awaiting(), nil
 		}
 		if si.Status != "succeeded" || si.PaymentMethod.ID == "" {
 			return billing.NotApplied, billing.Result{}, nil
@@ -432,13 +426,10 @@ func (p *Provider) outcomeSetup(ctx context.Context, customerID, key string, las
 			Refs: map[string]string{refSession: c.ID, refPaymentMethod: si.PaymentMethod.ID},
 		}, nil
 	case "open":
-		if last == nil {
-			if !p.safePage(c.URL) {
-				return billing.OutcomeUnsure, billing.Result{}, nil
-			}
-			return billing.Applied, c.awaiting(), nil
+		if !p.safePage(c.URL) {
+			return billing.OutcomeUnsure, billing.Result{}, nil
 		}
-		return billing.OutcomeUnsure, c.awaiting(), nil
+		return billing.Applied, c.awaiting(), nil
 	}
 	return billing.NotApplied, billing.Result{}, nil
 }

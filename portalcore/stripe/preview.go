@@ -224,6 +224,9 @@ func (p *Provider) previewChange(ctx context.Context, customerID string, action 
 	}
 	if nv != nil {
 		out.Next = nv.upcoming(s.ID, due)
+		// A recurring preview leaves the balance out: take what today's
+		// invoice leaves of it.
+		out.Next.AmountDue.Amount = max(0, nv.Total+min(0, v.StartingBalance+v.Total))
 	}
 	for i, t := range target {
 		it := billing.Item{
@@ -318,11 +321,7 @@ func (p *Provider) previewSubscription(ctx context.Context, customerID string, a
 	if s.ended() || s.Schedule.ID != "" || s.Status == string(billing.Incomplete) {
 		return billing.Preview{}, refused("not_changeable", s.ID, fmt.Errorf("the subscription is %s, schedule %q", s.Status, s.Schedule.ID))
 	}
-	zero := billing.Money{Currency: s.Currency}
-	out := billing.Preview{
-		Action: action, At: at, ObjectVersion: s.version(), Effective: at,
-		Subtotal: zero, Tax: zero, Total: zero, DueNow: zero, ToBalance: zero, FromBalance: zero,
-	}
+	out := billing.Preview{Action: action, At: at, ObjectVersion: s.version(), Effective: at}
 	if out.Items, err = convertItems(s.Items.Data, nil); err != nil {
 		return billing.Preview{}, readFault(ans, err)
 	}
@@ -334,6 +333,11 @@ func (p *Provider) previewSubscription(ctx context.Context, customerID string, a
 			return billing.Preview{}, refused("not_changeable", s.ID, errors.New("no change waits"))
 		}
 		out.Steps = []billing.Step{newStep(stepVoid, s.LatestInvoice.ID, nil, par)}
+		if s.renews() {
+			if out.Next, err = p.upcoming(ctx, s, nil); err != nil {
+				return billing.Preview{}, err
+			}
+		}
 	case billing.Cancel:
 		if cancelling {
 			return billing.Preview{}, refused("not_changeable", s.ID, errors.New("the subscription is cancelled already"))
@@ -384,12 +388,8 @@ func (p *Provider) previewCustomer(ctx context.Context, customerID string, actio
 			currency = subs[i].Currency
 		}
 	}
-	zero := billing.Money{Currency: currency}
 	b := c.convert()
-	out := billing.Preview{
-		Action: action, At: at, ObjectVersion: b.Version, Effective: at,
-		Subtotal: zero, Tax: zero, Total: zero, DueNow: zero, ToBalance: zero, FromBalance: zero,
-	}
+	out := billing.Preview{Action: action, At: at, ObjectVersion: b.Version, Effective: at}
 	switch action.Kind {
 	case billing.UpdateDetails:
 		f, err := detailsForm(action.Details)
@@ -412,16 +412,6 @@ func (p *Provider) previewCustomer(ctx context.Context, customerID string, actio
 		out.Steps = append(out.Steps, defaultSteps(customerID, subs, "")...)
 	case billing.SetDefaultPaymentMethod:
 		out.Steps = defaultSteps(customerID, subs, m.ID)
-	}
-	// A change that waits is paid with the new card, which is money today.
-	for i := range subs {
-		if s := &subs[i]; s.waits() {
-			v := s.LatestInvoice.Obj
-			due := v.money(v.AmountRemaining)
-			out.Total.Amount += due.Amount
-			out.Subtotal.Amount += due.Amount
-			out.DueNow.Amount += due.Amount
-		}
 	}
 	return out, nil
 }
