@@ -15,7 +15,7 @@ import (
 // Control is the door through which the demo, tests and benchmarks look into
 // a sandbox and move it. All answers are JSON; errors are {"error": text}.
 //
-//	GET  /effects  {"effects": [Effect]}; ?after=SEQ leaves out older ones
+//	GET  /effects  [Effect], oldest first; ?after=SEQ leaves out older ones
 //	GET  /intents  what intents returns; 404 where intents is nil
 //	GET  /clock    {"now": time}
 //	POST /clock    {"advance": "720h"} answers {"now": time}
@@ -37,7 +37,10 @@ func Control(l *Ledger, faults *Faults, intents func(context.Context) (any, erro
 			}
 		}
 		effects, err := l.Effects(r.Context(), after)
-		reply(rw, map[string]any{"effects": effects}, err)
+		if effects == nil {
+			effects = []Effect{} // an empty list, not null
+		}
+		reply(rw, effects, err)
 	})
 	mux.HandleFunc("GET /intents", func(rw http.ResponseWriter, r *http.Request) {
 		if intents == nil {
