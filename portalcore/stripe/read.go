@@ -22,7 +22,7 @@ const (
 	maxPages    = 5  // of 100 prices or subscriptions; more pages are not read
 	maxEnded    = 10 // ended subscriptions shown
 	maxUpcoming = 3  // next invoices previewed; at 25 requests a second more would hold the page up
-	maxLatest   = 5  // latest invoices shown
+	maxLatest   = 6  // latest invoices shown
 )
 
 // Prices implements billing.Provider. Tiered, metered and transformed prices
