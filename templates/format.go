@@ -13,6 +13,8 @@ import (
 	"github.com/go-playground/locales"
 	"github.com/go-playground/locales/en_GB"
 	"github.com/shopspring/decimal"
+	"golang.org/x/text/language"
+	"golang.org/x/text/language/display"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 )
@@ -23,6 +25,7 @@ type local struct {
 	messages *messages
 	dates    locales.Translator
 	money    *currency.Formatter
+	regions  display.Namer
 	zone     *time.Location
 	exponent func(string) int
 }
@@ -31,9 +34,7 @@ type local struct {
 // which both sides of the Atlantic read alike.
 func newLocal(locale string, ms *messages, zone *time.Location, exponent func(string) int) *local {
 	f := currency.NewFormatter(currency.NewLocale("en"))
-	// Unit prices may have decimals of the minor unit; nothing is rounded.
-	f.MaxDigits = 15
-	return &local{locale: locale, messages: ms, dates: en_GB.New(), money: f, zone: zone, exponent: exponent}
+	return &local{locale: locale, messages: ms, dates: en_GB.New(), money: f, regions: display.English.Regions(), zone: zone, exponent: exponent}
 }
 
 // The kinds of value beside billing's own that a message takes.
@@ -56,7 +57,7 @@ func (l *local) write(b *strings.Builder, v any, html bool) error {
 	switch v := v.(type) {
 	case words:
 		if html {
-			template.HTMLEscape(writer{b}, []byte(v))
+			b.WriteString(template.HTMLEscapeString(string(v)))
 		} else {
 			b.WriteString(string(v))
 		}
@@ -114,9 +115,6 @@ type exactly struct {
 	currency string
 }
 
-// writer lets template.HTMLEscape write to a strings.Builder.
-type writer struct{ *strings.Builder }
-
 func isolate(b *strings.Builder, class, s string, html bool) {
 	if !html {
 		b.WriteString("\u2068" + s + "\u2069")
@@ -127,7 +125,7 @@ func isolate(b *strings.Builder, class, s string, html bool) {
 		b.WriteString(` class="` + class + `"`)
 	}
 	b.WriteByte('>')
-	template.HTMLEscape(writer{b}, []byte(s))
+	b.WriteString(template.HTMLEscapeString(s))
 	b.WriteString("</bdi>")
 }
 
@@ -137,7 +135,7 @@ func instant(b *strings.Builder, machine, s string, html bool) {
 		return
 	}
 	b.WriteString(`<time datetime="` + machine + `">`)
-	template.HTMLEscape(writer{b}, []byte(s))
+	b.WriteString(template.HTMLEscapeString(s))
 	b.WriteString("</time>")
 }
 
@@ -160,11 +158,25 @@ func clean(s string) string {
 func (l *local) amount(minor decimal.Decimal, cur string) string {
 	code := strings.ToUpper(cur)
 	d := minor.Shift(-int32(l.exponent(strings.ToLower(cur))))
+	if tiny := decimal.New(1, -5); !d.IsZero() && d.Abs().LessThan(tiny) {
+		// The formatter would write it with an exponent, so it gets 1 more.
+		return strings.Replace(l.amountOf(d.Add(decimal.NewFromInt(int64(d.Sign()))), code), "1", "0", 1)
+	}
+	return l.amountOf(d, code)
+}
+
+// amountOf writes an amount in major units.
+func (l *local) amountOf(d decimal.Decimal, code string) string {
 	a, err := currency.NewAmount(d.String(), code)
 	if err != nil {
 		return strings.TrimSpace(strings.Replace(d.String(), "-", "−", 1) + "\u00a0" + clean(code))
 	}
-	s := l.money.Format(a)
+	// The formatter rounds to MaxDigits, and makes NaN of what has no room for
+	// them: it gets exactly as many as there are.
+	f := *l.money
+	digits, _ := currency.GetDigits(code)
+	f.MaxDigits = uint8(min(max(int32(digits), -d.Exponent()), 200)) //nolint:gosec // between 0 and 200
+	s := f.Format(a)
 	if d.IsNegative() {
 		s = strings.Replace(s, "-", "−", 1)
 	}
@@ -211,6 +223,17 @@ func (l *local) method(b *strings.Builder, m billing.PaymentMethod, html bool) e
 	}
 	b.WriteString(s)
 	return nil
+}
+
+// country is the name of an ISO 3166-1 country in the locale, or the code
+// where there is none.
+func (l *local) country(code string) string {
+	if region, err := language.ParseRegion(code); err == nil {
+		if name := l.regions.Name(region); name != "" {
+			return name
+		}
+	}
+	return code
 }
 
 // known returns s if it is one of names, else fallback, so that a value from

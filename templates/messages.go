@@ -40,6 +40,8 @@ var marks = map[string]part{
 	"/b": {close: "</strong>"},
 	"s":  {open: `<span class="small">`},
 	"/s": {close: "</span>"},
+	"h":  {open: `<span class="hidden">`}, // heard, not seen
+	"/h": {close: "</span>"},
 }
 
 // parseText cuts a message: "Pay {amount} and {b}switch{/b}".

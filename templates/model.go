@@ -126,7 +126,10 @@ type Form struct {
 type Field struct{ Name, Value string }
 
 // FieldError is a message at a form field. Key is a message key under
-// "error.field."; Args its placeholders.
+// "error.field."; Args its placeholders: "required", "invalid", "too_long"
+// (count), "name", "email", "phone", "line1", "city", "postal_code",
+// "country", "quantity", "quantity_min" (min), "quantity_max" (max), "price",
+// "same". Another key is shown as "invalid".
 type FieldError struct {
 	Field string // the input's id
 	Key   string
@@ -336,7 +339,8 @@ type Message struct {
 	Text     string // the vendor's own sentence (denied)
 	Seconds  int    // link_too_soon, too_many
 	Provider string
-	// Href and Link name the way on: Link is a message key under "link.".
+	// Href and Link name the way on: Link is a message key under "link.":
+	// "vendor", "overview", "plan", "payment", "receipt", "retry", "continue".
 	Href, Link string
 }
 

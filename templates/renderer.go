@@ -85,7 +85,8 @@ func New(opt Options) (*Renderer, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Renderer{opt: opt, pages: map[string]map[string]*template.Template{}, assets: map[string]*asset{}, assetByPath: map[string]*asset{}}
+	r := &Renderer{opt: opt, pages: map[string]map[string]*template.Template{},
+		assets: map[string]*asset{}, assetByPath: map[string]*asset{}}
 	r.buffers.New = func() any { return new(bytes.Buffer) }
 	for name, contentType := range map[string]string{"portal.css": "text/css; charset=utf-8", "icons.svg": "image/svg+xml"} {
 		body, err := assetFiles.ReadFile("assets/" + name)
@@ -101,9 +102,11 @@ func New(opt Options) (*Renderer, error) {
 		return nil, err
 	}
 	r.locales = locales
-	tags := make([]language.Tag, len(locales))
-	for i, l := range locales {
-		tags[i] = language.MustParse(l)
+	var tags []language.Tag
+	for _, l := range locales {
+		if l != Pseudo { // to a matcher it is nearer to British English than American is
+			tags = append(tags, language.MustParse(l))
+		}
 	}
 	r.matcher = language.NewMatcher(tags)
 
@@ -180,13 +183,15 @@ func sources(override fs.FS) (map[string]string, error) {
 // parse makes one locale's pages, and draws each once, so that a template
 // that cannot work is found now and not by a customer.
 func (r *Renderer) parse(l *local, source map[string]string) (map[string]*template.Template, error) {
-	base := template.New(layoutFile).Funcs(r.funcs(l))
+	funcs := r.funcs(l)
+	base := template.New(layoutFile).Funcs(funcs)
 	if _, err := base.Parse(source[layoutFile]); err != nil {
 		return nil, err
 	}
 	if _, err := base.New(partsFile).Parse(source[partsFile]); err != nil {
 		return nil, err
 	}
+	fold := folder{l, funcs["icon"].(func(string) (template.HTML, error)), r.AssetPath}
 	pages := map[string]*template.Template{}
 	for name, body := range bodies {
 		t, err := base.Clone()
@@ -195,6 +200,14 @@ func (r *Renderer) parse(l *local, source map[string]string) (map[string]*templa
 		}
 		if _, err := t.New(name).Parse(source[name]); err != nil {
 			return nil, err
+		}
+		for _, part := range t.Templates() {
+			if part.Tree == nil {
+				continue
+			}
+			if err := fold.list(part.Tree, part.Tree.Root); err != nil {
+				return nil, err
+			}
 		}
 		if err := t.Execute(io.Discard, r.view(l.locale, &Page{Body: body, SignedIn: true})); err != nil {
 			return nil, err
@@ -216,6 +229,9 @@ func (r *Renderer) Match(preferred ...string) string {
 		tags, _, err := language.ParseAcceptLanguage(p)
 		if err != nil || len(tags) == 0 {
 			continue
+		}
+		if tags[0].String() == Pseudo {
+			return Pseudo
 		}
 		// The matcher's tag may carry extensions; its index does not.
 		if _, i, confidence := r.matcher.Match(tags...); confidence > language.No {
@@ -287,23 +303,13 @@ type view struct {
 	Vendor, Logo                  string
 	HelpURL, LegalURL, PrivacyURL string
 	Provider                      string
-	Nav                           []navItem
 	// Urgent is set where the banner's action is the page's primary one.
 	Urgent bool
-}
-
-type navItem struct {
-	Section, Href string
-	Current       bool
 }
 
 func (r *Renderer) view(locale string, p *Page) view {
 	v := view{Page: p, Locale: locale, Dir: direction(locale), Vendor: r.opt.Theme.Name, Logo: r.opt.Theme.LogoURL, Provider: r.opt.ProviderName,
 		HelpURL: r.opt.HelpURL, LegalURL: r.opt.LegalURL, PrivacyURL: r.opt.PrivacyURL}
-	for _, n := range sections {
-		n.Current = n.Section == p.Section
-		v.Nav = append(v.Nav, n)
-	}
 	v.Urgent = p.Banner != nil && p.Banner.Href != "" && (p.Banner.Kind == "past_due" || p.Banner.Kind == "action_needed")
 	return v
 }
@@ -315,11 +321,6 @@ func direction(locale string) string {
 		return "rtl"
 	}
 	return "ltr"
-}
-
-var sections = []navItem{
-	{Section: "overview", Href: PathOverview}, {Section: "plan", Href: PathPlan},
-	{Section: "payment", Href: PathPayment}, {Section: "invoices", Href: PathInvoices},
 }
 
 // funcs are the functions that templates call, bound to a locale.
@@ -355,20 +356,26 @@ func (r *Renderer) funcs(l *local) template.FuncMap {
 			}
 			return prefix + "." + fallback
 		},
-		"show":    l.html,
-		"stamp":   func(t time.Time) stamp { return stamp(t) },
-		"clock":   func(t time.Time) clock { return clock(t) },
-		"rate":    totalRate,
-		"icon":    icons(r.AssetPath("icons.svg"), r.assets["icons.svg"].body),
-		"asset":   r.AssetPath,
-		"dict":    dict,
-		"neg":     billing.Money.Neg,
-		"monthly": monthly,
+		"show":       l.html,
+		"statusTag":  func(s Subscription) (tag, error) { return l.statusTag(&s) },
+		"invoiceTag": func(i billing.Invoice) (tag, error) { return l.invoiceTag(&i) },
+		"stamp":      func(t time.Time) stamp { return stamp(t) },
+		"clock":      func(t time.Time) clock { return clock(t) },
+		"rate":       totalRate,
+		"icon":       icons(r.AssetPath("icons.svg"), r.assets["icons.svg"].body),
+		"asset":      r.AssetPath,
+		"dict":       dict,
+		"neg":        billing.Money.Neg,
+		"monthly":    monthly,
 		"less": func(a, b billing.Money) billing.Money {
 			return billing.Money{Amount: a.Amount - b.Amount, Currency: a.Currency}
 		},
 		"samePeriod": func(a, b billing.Price) bool {
 			return a.Interval == b.Interval && max(a.IntervalCount, 1) == max(b.IntervalCount, 1)
+		},
+		"country": func(code string) (template.HTML, error) { return l.html(l.country(code)) },
+		"back": func(section string) (string, error) {
+			return pathOf(known(section, "overview", "plan", "payment", "invoices"))
 		},
 		"path": pathOf,
 		"pdf":  InvoicePDFPath,
