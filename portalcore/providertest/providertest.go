@@ -129,14 +129,22 @@ func Compare(t *testing.T, nameA string, a Transcripts, nameB string, b Transcri
 				r = y[i]
 			}
 			if l != r {
-				t.Errorf("%s, line %d\n%s: %s\n%s: %s", name, i+1, nameA, l, nameB, r)
+				// The beginning of a long line is the same: show where it ends.
+				at := 0
+				for at < len(l) && at < len(r) && l[at] == r[at] {
+					at++
+				}
+				from := max(0, at-120)
+				cut := func(x string) string { return x[min(from, len(x)):min(at+240, len(x))] }
+				what, _, _ := strings.Cut(l+r, " ")
+				t.Errorf("%s, line %d (%s)\n%s: … %s\n%s: … %s", name, i+1, what, nameA, cut(l), nameB, cut(r))
 			}
 		}
 	}
 }
 
 var (
-	idPattern     = regexp.MustCompile(`"(cus|sub|si|in|pm|cs_test|pi)_[A-Za-z0-9]+"`)
+	idPattern     = regexp.MustCompile(`"(cus|sub|si|in|pm|cs_test|pi|prod)_[A-Za-z0-9]+"`)
 	numberPattern = regexp.MustCompile(`"[0-9A-Z]{6,}-(\d{4})"`)
 )
 
@@ -203,14 +211,27 @@ func seen(a billing.Account) billing.Account {
 			sub.Pending = &p
 		}
 	}
+	a.Invoices = slices.Clone(a.Invoices)
+	for i := range a.Invoices {
+		a.Invoices[i] = seenInvoice(a.Invoices[i])
+	}
 	return a
+}
+
+// seenInvoice is an invoice without what may differ: which line describes it,
+// and whether one that is settled was once for a change that waited, which
+// Stripe does not say.
+func seenInvoice(v billing.Invoice) billing.Invoice {
+	v.Description = present(v.Description)
+	v.ForPendingUpdate = v.ForPendingUpdate && v.Status == billing.InvoiceOpen
+	return v
 }
 
 func present(url string) string {
 	if url == "" {
 		return ""
 	}
-	return "a page"
+	return "there"
 }
 
 func (s *scene) account(customer string) billing.Account {
@@ -244,7 +265,8 @@ func (s *scene) result(what string, r billing.Result) billing.Result {
 	if q.Invoice != nil {
 		// Its lines and sums are in the account too; here it is that there is
 		// one and what it comes to.
-		q.Invoice = &billing.Invoice{Status: q.Invoice.Status, Total: q.Invoice.Total, AmountDue: q.Invoice.AmountDue, ForPendingUpdate: q.Invoice.ForPendingUpdate}
+		v := seenInvoice(billing.Invoice{Status: q.Invoice.Status, Total: q.Invoice.Total, AmountDue: q.Invoice.AmountDue, ForPendingUpdate: q.Invoice.ForPendingUpdate})
+		q.Invoice = &v
 	}
 	s.note(what, q)
 	return r

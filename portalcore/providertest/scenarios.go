@@ -199,7 +199,9 @@ func readInvoices(s *scene) {
 	if len(all.Invoices) != 5 || all.Newer != "" || all.Older != "" {
 		s.Fatalf("%d invoices, cursors %q, %q", len(all.Invoices), all.Newer, all.Older)
 	}
-	s.note("all", all.Invoices)
+	for _, v := range all.Invoices {
+		s.note("invoice", seenInvoice(v))
+	}
 	var seen []string
 	var cursors []string
 	p, err := s.Provider.Invoices(s.ctx, m.ID, "", 2)
