@@ -314,7 +314,7 @@ func TestWords(t *testing.T) {
 		"preview-invoiced":                   {"Switch to plan “Team” and get an invoice for €20.90", "due on 13 June 2026"},
 		"preview-no-method":                  {"Add a payment method"},
 		"receipt-cancel":                     {"Plan “Team” is cancelled", "It ends on 1 June 2026 and does not renew.", "Keep plan “Team” after all", "Until 1 June 2026"},
-		"receipt-declined":                   {"Your bank declined the payment", "You are still on plan “Basic” and nothing was charged.", "Your change waits until 15 May 2026, 12:02 UTC.", "Use another card", "Drop this change"},
+		"receipt-declined":                   {"Your bank declined the payment", "You are still on plan “Basic” and nothing was charged.", "Your change waits until 15 May 2026, 12:02 UTC.", "Use another card", "Drop this change", "Basic to Team"},
 		"receipt-checking":                   {"We sent it at 13:02 UTC and have no answer yet. Please don’t send it again.", "Check again"},
 		"receipt-refused":                    {"€20.90 was not paid."},
 		"cancel":                             {"Cancel plan “Team” on 1 June 2026", "Keep plan “Team”"},
