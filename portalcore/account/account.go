@@ -5,8 +5,9 @@ package account
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/maypok86/otter/v2"
@@ -38,6 +39,8 @@ type Snapshot struct {
 	// Stale is true where the provider did not answer and this is an older
 	// copy.
 	Stale bool
+	// turn orders reads by when they began, whatever the clock does.
+	turn uint64
 }
 
 // Accounts reads accounts through a cache. Use New.
@@ -47,6 +50,7 @@ type Accounts struct {
 	maxAge   time.Duration
 	cache    *otter.Cache[string, Snapshot]
 	reads    singleflight.Group
+	turns    atomic.Uint64
 }
 
 // New returns a cache in front of p. maxAge zero means DefaultMaxAge.
@@ -69,19 +73,25 @@ func New(p billing.Provider, now func() time.Time, maxAge time.Duration) (*Accou
 // does not answer, an older copy is returned with Stale set.
 func (a *Accounts) Cached(ctx context.Context, customer string, version uint64) (Snapshot, error) {
 	s, ok := a.cache.GetIfPresent(customer)
-	if ok && s.Version >= version && a.now().Sub(s.Read) < a.maxAge {
-		return s, nil
+	if ok && s.Version >= version {
+		// Below zero the clock went backwards: the age is not known.
+		if age := a.now().Sub(s.Read); age >= 0 && age < a.maxAge {
+			return s, nil
+		}
 	}
 	fresh, err := a.read(ctx, customer, version)
 	if err == nil {
 		return fresh, nil
 	}
-	var e *billing.Error
-	if ok && !(errors.As(err, &e) && e.Fault == billing.NotFound) {
-		s.Stale = true
-		return s, nil
+	if billing.FaultOf(err) == billing.NotFound {
+		a.Drop(customer) // no outage brings a customer back that is gone
+		return Snapshot{}, err
 	}
-	return Snapshot{}, err
+	if !ok {
+		return Snapshot{}, err
+	}
+	s.Stale = true
+	return s, nil
 }
 
 // Peek returns the account where it is at hand, whatever its age.
@@ -89,12 +99,20 @@ func (a *Accounts) Peek(customer string) (Snapshot, bool) { return a.cache.GetIf
 
 // Fresh reads the account from the provider, for a decision.
 func (a *Accounts) Fresh(ctx context.Context, customer string, version uint64) (billing.Account, error) {
-	acct, err := a.provider.Account(ctx, customer)
-	if err != nil {
-		return billing.Account{}, err
+	s, err := a.ask(ctx, customer, version)
+	return s.Account, err
+}
+
+// ask reads the account and keeps it. It counts as read when the read began:
+// what happened since may be in it or not.
+func (a *Accounts) ask(ctx context.Context, customer string, version uint64) (Snapshot, error) {
+	s := Snapshot{Read: a.now(), Version: version, turn: a.turns.Add(1)}
+	var err error
+	if s.Account, err = a.provider.Account(ctx, customer); err != nil {
+		return Snapshot{}, err
 	}
-	a.put(customer, Snapshot{Account: acct, Read: a.now(), Version: version})
-	return acct, nil
+	a.put(customer, s)
+	return s, nil
 }
 
 // Drop forgets an account.
@@ -105,17 +123,17 @@ func (a *Accounts) read(ctx context.Context, customer string, version uint64) (S
 	// Readers for different versions must not share an answer: the older one's
 	// read may have begun before the change.
 	key := customer + "\x00" + strconv.FormatUint(version, 10)
-	done := a.reads.DoChan(key, func() (any, error) {
+	done := a.reads.DoChan(key, func() (_ any, err error) {
+		// The read has a goroutine of its own: nothing else stops a panic here
+		// from ending the process.
+		defer func() {
+			if r := recover(); r != nil {
+				err = &billing.Error{Fault: billing.Unavailable, Code: "panic", Err: fmt.Errorf("panic while reading an account: %v", r)}
+			}
+		}()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
 		defer cancel()
-		begun := a.now()
-		acct, err := a.provider.Account(ctx, customer)
-		if err != nil {
-			return nil, err
-		}
-		s := Snapshot{Account: acct, Read: begun, Version: version}
-		a.put(customer, s)
-		return s, nil
+		return a.ask(ctx, customer, version)
 	})
 	select {
 	case r := <-done:
@@ -131,7 +149,7 @@ func (a *Accounts) read(ctx context.Context, customer string, version uint64) (S
 // put keeps the newer of two snapshots.
 func (a *Accounts) put(customer string, s Snapshot) {
 	a.cache.Compute(customer, func(old Snapshot, found bool) (Snapshot, otter.ComputeOp) {
-		if found && (old.Version > s.Version || old.Version == s.Version && old.Read.After(s.Read)) {
+		if found && (old.Version > s.Version || old.Version == s.Version && old.turn > s.turn) {
 			return old, otter.CancelOp
 		}
 		return s, otter.WriteOp

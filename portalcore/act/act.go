@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -46,6 +47,11 @@ const (
 	// giveUp is when an intent that cannot be settled by reading goes to a
 	// person.
 	giveUp = 72 * time.Hour
+	// longest is when an intent goes to a person that waits for something
+	// without an end of its own: longer than any bank debit takes.
+	longest = 30 * 24 * time.Hour
+	// lookAgain is the longest time between two looks at an open intent.
+	lookAgain = 10 * time.Minute
 )
 
 var (
@@ -65,7 +71,9 @@ var (
 // DeniedError carries the policy's decision.
 type DeniedError struct{ Decision policy.Decision }
 
-func (e *DeniedError) Error() string { return "act: " + policy.ErrDenied.Error() + ": " + e.Decision.Why }
+func (e *DeniedError) Error() string {
+	return "act: " + policy.ErrDenied.Error() + ": " + e.Decision.Why
+}
 func (e *DeniedError) Unwrap() error { return policy.ErrDenied }
 
 // InvalidError says that the action itself is wrong: Field is the input,
@@ -105,6 +113,9 @@ type Corridor struct {
 	Now       func() time.Time
 	Rand      io.Reader
 	Log       *zap.Logger
+
+	// pause waits between attempts, by the real clock where it is nil.
+	pause func(ctx context.Context, d time.Duration) error
 }
 
 // Who acts: the session, the customer's account version that was read with it,
@@ -180,8 +191,11 @@ func (c *Corridor) Prepare(ctx context.Context, who Who, a billing.Action) (Pin,
 		return Pin{}, err
 	}
 	pin, err := c.pin(ctx, who, preview, nil)
+	if err != nil {
+		return Pin{}, err
+	}
 	pin.Account = acct
-	return pin, err
+	return pin, nil
 }
 
 func (c *Corridor) pin(ctx context.Context, who Who, preview billing.Preview, before *billing.Money) (Pin, error) {
@@ -244,46 +258,69 @@ func (c *Corridor) Confirm(ctx context.Context, who Who, nonce string) (Confirme
 	if !validNonce(nonce) {
 		return Confirmed{}, ErrNoPin
 	}
-	if i, ok, err := c.existing(ctx, who, nonce); err != nil {
-		return Confirmed{}, err
-	} else if ok {
-		i, err = c.follow(ctx, i)
+	if i, ok, err := c.existing(ctx, who, nonce); err != nil || ok {
 		return Confirmed{Intent: i}, err
 	}
-	pin, err := c.ReadPin(ctx, who, nonce)
-	if errors.Is(err, ErrNoPin) && pin.Nonce != "" {
-		// Too old: the customer gets a fresh one of the same action.
-		fresh, err := c.Prepare(ctx, who, pin.Preview.Action)
-		return Confirmed{Fresh: &fresh}, err
+	p, acct, fresh, err := c.reconsider(ctx, who, nonce)
+	if err != nil || fresh != nil {
+		// Where another posting of the same form got ahead meanwhile, what it
+		// did is why things look different now: its intent is the answer.
+		if i, ok, err := c.existing(ctx, who, nonce); err == nil && ok {
+			return Confirmed{Intent: i}, nil
+		}
+		return Confirmed{Fresh: fresh}, err
 	}
-	if err != nil {
-		return Confirmed{}, err
+	i, err := c.begin(ctx, who, nonce, p, &acct)
+	return Confirmed{Intent: i}, err
+}
+
+// reconsider makes a pinned preview again, right before it is carried out. It
+// returns a fresh pin instead where that is not the same one.
+func (c *Corridor) reconsider(ctx context.Context, who Who, nonce string) (billing.Preview, billing.Account, *Pin, error) {
+	fail := func(err error) (billing.Preview, billing.Account, *Pin, error) {
+		return billing.Preview{}, billing.Account{}, nil, err
+	}
+	pin, err := c.ReadPin(ctx, who, nonce)
+	old := errors.Is(err, ErrNoPin) && pin.Nonce != ""
+	if err != nil && !old {
+		return fail(err)
 	}
 	acct, err := c.fresh(ctx, who)
 	if err != nil {
-		return Confirmed{}, err
+		return fail(err)
 	}
 	a := pin.Preview.Action
 	if err := c.check(ctx, who, a, &acct); err != nil {
-		return Confirmed{}, err
+		return fail(err)
 	}
-	again, err := c.preview(ctx, who, a, pin.Preview.At)
-	if err != nil {
-		return Confirmed{}, err
-	}
-	if !pin.Preview.SameTerms(again) {
-		// The proration moment may be the reason (a renewal in between), so the
-		// fresh one chooses its own.
-		now, err := c.preview(ctx, who, a, time.Time{})
+	if !old {
+		again, err := c.preview(ctx, who, a, pin.Preview.At)
 		if err != nil {
-			return Confirmed{}, err
+			return fail(err)
 		}
-		fresh, err := c.pin(ctx, who, now, &pin.Preview.DueNow)
-		fresh.Account = acct
-		return Confirmed{Fresh: &fresh}, err
+		if pin.Preview.SameTerms(again) {
+			return again, acct, nil, nil
+		}
 	}
-	i, err := c.begin(ctx, who, nonce, again, &acct)
-	return Confirmed{Intent: i}, err
+	// Too old, or moved. The proration moment may be the reason (a renewal in
+	// between), so the fresh one chooses its own.
+	if err := c.notBusy(ctx, who, a); err != nil {
+		return fail(err)
+	}
+	now, err := c.preview(ctx, who, a, time.Time{})
+	if err != nil {
+		return fail(err)
+	}
+	var before *billing.Money
+	if !old || now.DueNow != pin.Preview.DueNow {
+		before = &pin.Preview.DueNow
+	}
+	fresh, err := c.pin(ctx, who, now, before)
+	if err != nil {
+		return fail(err)
+	}
+	fresh.Account = acct
+	return billing.Preview{}, billing.Account{}, &fresh, nil
 }
 
 // Do carries out an action that moves no money now, so that the page itself
@@ -293,33 +330,52 @@ func (c *Corridor) Do(ctx context.Context, who Who, nonce, version string, a bil
 	if !validNonce(nonce) {
 		return journal.Intent{}, ErrNonce
 	}
-	if i, ok, err := c.existing(ctx, who, nonce); err != nil {
-		return journal.Intent{}, err
-	} else if ok {
-		return c.follow(ctx, i)
+	if i, ok, err := c.existing(ctx, who, nonce); err != nil || ok {
+		return i, err
 	}
-	acct, err := c.fresh(ctx, who)
+	preview, acct, err := c.consider(ctx, who, version, a)
 	if err != nil {
+		// As in Confirm.
+		if i, ok, err := c.existing(ctx, who, nonce); err == nil && ok {
+			return i, nil
+		}
 		return journal.Intent{}, err
-	}
-	if err := c.check(ctx, who, a, &acct); err != nil {
-		return journal.Intent{}, err
-	}
-	preview, err := c.preview(ctx, who, a, time.Time{})
-	if err != nil {
-		return journal.Intent{}, err
-	}
-	if version != "" && preview.ObjectVersion != version {
-		return journal.Intent{}, ErrChanged
 	}
 	return c.begin(ctx, who, nonce, preview, &acct)
 }
 
+func (c *Corridor) consider(ctx context.Context, who Who, version string, a billing.Action) (billing.Preview, billing.Account, error) {
+	fail := func(err error) (billing.Preview, billing.Account, error) {
+		return billing.Preview{}, billing.Account{}, err
+	}
+	acct, err := c.fresh(ctx, who)
+	if err != nil {
+		return fail(err)
+	}
+	if err := c.check(ctx, who, a, &acct); err != nil {
+		return fail(err)
+	}
+	preview, err := c.preview(ctx, who, a, time.Time{})
+	if err != nil {
+		return fail(err)
+	}
+	if version != "" && preview.ObjectVersion != version {
+		return fail(ErrChanged)
+	}
+	if a.Kind == billing.ChangePlan || preview.DueNow.Amount > 0 {
+		return fail(ErrNoPin) // nobody pays what they were not shown
+	}
+	return preview, acct, nil
+}
+
+// existing returns the intent of a nonce that was posted before, once whoever
+// carries it out had a little time.
 func (c *Corridor) existing(ctx context.Context, who Who, nonce string) (journal.Intent, bool, error) {
 	i, err := c.Journal.Get(ctx, who.Customer, IntentID(c.Tenant, who.Hash, nonce))
 	switch {
 	case err == nil:
-		return i, true, nil
+		i, err = c.follow(ctx, i)
+		return i, true, err
 	case errors.Is(err, store.ErrNotFound):
 		return journal.Intent{}, false, nil
 	}
@@ -339,6 +395,7 @@ func (c *Corridor) preview(ctx context.Context, who Who, a billing.Action, at ti
 	p, err := c.Provider.Preview(ctx, who.Customer, a, at)
 	switch billing.FaultOf(err) {
 	case "":
+		p.Action = a // what was checked, whatever the provider makes of it
 		return p, nil
 	case billing.NotFound:
 		return billing.Preview{}, fmt.Errorf("%w: %w", ErrNotFound, err)
@@ -377,6 +434,9 @@ func (c *Corridor) check(ctx context.Context, who Who, a billing.Action, acct *b
 		}
 	}
 	if a.Kind == billing.ChangePlan {
+		if !ownItems(sub, a.Items) {
+			return ErrNotFound
+		}
 		parts, ok := policy.PartsOf(c.Catalogue(), sub, a.Items)
 		if !ok {
 			return &InvalidError{Field: "price", Code: "price_unknown"}
@@ -396,9 +456,23 @@ func (c *Corridor) check(ctx context.Context, who Who, a billing.Action, acct *b
 	return nil
 }
 
+// ownItems reports whether the changes are of the subscription's own items, each
+// named once: a second change of one item would be judged against the item as
+// it is, not as the first one leaves it.
+func ownItems(sub *billing.Subscription, changes []billing.ItemChange) bool {
+	seen := map[string]bool{}
+	for _, ch := range changes {
+		if seen[ch.Item] || !slices.ContainsFunc(sub.Items, func(it billing.Item) bool { return it.ID == ch.Item }) {
+			return false
+		}
+		seen[ch.Item] = true
+	}
+	return len(changes) > 0
+}
+
 // sensible checks a change against the catalogue and the subscription.
 func (c *Corridor) sensible(sub *billing.Subscription, a billing.Action, parts []policy.Part) error {
-	if sub.Ended() || len(a.Items) == 0 {
+	if sub.Ended() {
 		return ErrNotFound
 	}
 	cat := c.Catalogue()
@@ -502,14 +576,12 @@ func (c *Corridor) follow(ctx context.Context, i journal.Intent) (journal.Intent
 		if i.State != journal.Planned && i.State != journal.Sent {
 			break
 		}
-		select {
-		case <-ctx.Done():
+		if c.rest(ctx, 100*time.Millisecond) != nil {
 			return i, nil
-		case <-time.After(100 * time.Millisecond):
 		}
 		again, err := c.Journal.Get(ctx, i.Customer, i.ID)
 		if err != nil {
-			return i, err
+			return i, nil //nolint:nilerr // the receipt looks again
 		}
 		i = again
 	}

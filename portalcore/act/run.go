@@ -17,8 +17,16 @@ import (
 // done. The caller holds the intent's lease. The intent is returned as it
 // stands; a problem of the provider's is a state and no error.
 func (c *Corridor) run(ctx context.Context, i journal.Intent) (journal.Intent, error) {
+	if len(i.Steps) == 0 { // things are as the customer wants them
+		err := c.Journal.Settle(context.WithoutCancel(ctx), &i, journal.Succeeded, "", nil)
+		return i, err
+	}
 	for n := i.Next(); n < len(i.Steps); n++ {
 		more, err := c.step(ctx, &i, n)
+		if errors.Is(err, journal.ErrMoved) {
+			// Somebody took it over meanwhile: what they make of it counts.
+			return c.Journal.Get(context.WithoutCancel(ctx), i.Customer, i.ID)
+		}
 		if err != nil {
 			// The store failed. What was sent is written down as sent, so
 			// recovery finds it.
@@ -33,61 +41,110 @@ func (c *Corridor) run(ctx context.Context, i journal.Intent) (journal.Intent, e
 }
 
 // step sends step n, with the same key a few times where no definite answer
-// comes. It reports whether the next step may follow.
+// comes. It reports whether the next step may follow. Where ctx ends, nothing
+// more is sent, and what became of what was sent is still written down.
 func (c *Corridor) step(ctx context.Context, i *journal.Intent, n int) (more bool, err error) {
+	keep := context.WithoutCancel(ctx)
 	refs, ok := refsFor(i, n)
 	if !ok {
-		return false, c.Journal.Settle(ctx, i, journal.Manual, "missing_reference",
+		return false, c.Journal.Settle(keep, i, journal.Manual, "missing_reference",
 			fmt.Errorf("step %d needs %v, which no earlier step gave", n, i.Steps[n].Needs))
 	}
+	// doubt: an earlier sending may have taken effect.
+	doubt := i.Steps[n].Attempts > 0
 	var cause error
 	for try := range attempts {
-		if try > 0 {
-			select {
-			case <-ctx.Done():
-				return false, c.unsure(context.WithoutCancel(ctx), i, n, ctx.Err())
-			case <-time.After(time.Duration(try) * 250 * time.Millisecond):
-			}
+		if try > 0 && c.rest(ctx, time.Duration(try)*250*time.Millisecond) != nil {
+			break
 		}
 		if !c.mayResend(i, n) {
 			break
 		}
 		if err := c.Journal.Send(ctx, i, n, refs); err != nil {
-			return false, c.sendFailed(ctx, i, n, err)
+			return false, c.sendFailed(keep, i, n, err)
 		}
 		s := i.Steps[n]
 		callCtx, cancel := context.WithTimeout(ctx, executeTimeout)
 		r, execErr := c.Provider.Execute(callCtx, i.Customer, s.Step, s.Key)
 		cancel()
+		if execErr == nil {
+			return c.answer(keep, i, n, r)
+		}
+		if billing.CodeOf(execErr) == "idempotency_error" {
+			// Other parameters under our key: never send again, somebody must look.
+			return false, c.Journal.Settle(keep, i, journal.Manual, "idempotency_error", execErr)
+		}
 		switch billing.FaultOf(execErr) {
-		case "":
-			return c.answer(ctx, i, n, r)
 		case billing.Refused, billing.NotFound:
 			c.Log.Info("provider refused a step", c.fields(i, n, execErr)...)
-			state := journal.Refused
-			if n > 0 {
-				state = journal.Partial
+			if doubt {
+				return c.refusedInDoubt(ctx, i, n, execErr)
 			}
-			return false, c.Journal.Settle(ctx, i, state, billing.CodeOf(execErr), execErr)
+			return false, c.Journal.Settle(keep, i, ended(n, journal.Refused), billing.CodeOf(execErr), execErr)
+		case billing.Retryable:
 		default:
-			cause = execErr
-			c.Log.Warn("no definite answer from the provider", c.fields(i, n, execErr)...)
+			doubt = true
 		}
-		if billing.CodeOf(cause) == "idempotency_error" {
-			// Other parameters under our key: never send again, somebody must look.
-			return false, c.Journal.Settle(ctx, i, journal.Manual, "idempotency_error", cause)
-		}
+		cause = execErr
+		c.Log.Warn("no definite answer from the provider", c.fields(i, n, execErr)...)
 	}
-	return false, c.unsure(ctx, i, n, cause)
+	return false, c.unsure(keep, i, n, cause)
+}
+
+// ended is the state of an intent whose step n did not take effect.
+func ended(n int, whole journal.State) journal.State {
+	if n > 0 {
+		return journal.Partial
+	}
+	return whole
+}
+
+// refusedInDoubt is called when step n was refused after an earlier sending of
+// it that nobody knows the end of. The refusal need not be that one's answer (a
+// key may have been revoked in between, the object be gone because it worked),
+// so reading decides, and nothing is sent any more.
+func (c *Corridor) refusedInDoubt(ctx context.Context, i *journal.Intent, n int, cause error) (more bool, err error) {
+	keep := context.WithoutCancel(ctx)
+	outcome, r, err := c.outcome(ctx, i, n)
+	if err == nil && outcome == billing.Applied {
+		return c.answer(keep, i, n, r)
+	}
+	return false, c.Journal.Unsure(keep, i, true, cause, c.Now().Add(quiet+time.Second))
+}
+
+func (c *Corridor) outcome(ctx context.Context, i *journal.Intent, n int) (billing.Outcome, billing.Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, executeTimeout)
+	defer cancel()
+	s := &i.Steps[n]
+	return c.Provider.Outcome(ctx, i.Customer, s.Step, s.Key, s.Result)
+}
+
+// rest waits for d or for the end of ctx.
+func (c *Corridor) rest(ctx context.Context, d time.Duration) error {
+	if c.pause != nil {
+		return c.pause(ctx, d)
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
 }
 
 // sendFailed is called when the durable SENT could not be written: nothing of
-// this attempt left. An intent that never sent anything ends here.
+// this attempt left. An intent that never sent anything ends here, if the store
+// lets it; else recovery ends it.
 func (c *Corridor) sendFailed(ctx context.Context, i *journal.Intent, n int, err error) error {
-	if n == 0 && i.Steps[0].SentAt.IsZero() && !errors.Is(err, store.ErrUnknown) {
-		return fmt.Errorf("%w: %w", ErrNothingSent, err)
+	if n > 0 || !i.Steps[0].SentAt.IsZero() || errors.Is(err, store.ErrUnknown) || errors.Is(err, journal.ErrMoved) {
+		return err
 	}
-	return err
+	if err := c.Journal.Settle(ctx, i, journal.Cancelled, "", err); err != nil {
+		c.Log.Warn("could not cancel an intent that was not sent", zap.String("intent", i.ID), zap.Error(err))
+	}
+	return fmt.Errorf("%w: %w", ErrNothingSent, err)
 }
 
 // answer writes down a definite answer.
@@ -102,7 +159,15 @@ func (c *Corridor) answer(ctx context.Context, i *journal.Intent, n int, r billi
 			zap.String("invoice", r.Invoice.ID), zap.Int64("confirmed", i.Preview.DueNow.Amount),
 			zap.Int64("invoiced", r.Invoice.AmountDue.Amount), zap.String("currency", r.Invoice.AmountDue.Currency))
 	}
-	if err := c.Journal.Done(ctx, i, n, r, differs); err != nil {
+	err = c.Journal.Done(ctx, i, n, r, differs)
+	if errors.Is(err, store.ErrTooLarge) && r.Invoice != nil {
+		// That it took effect counts for more than the lines of its invoice.
+		short := *r.Invoice
+		short.Lines = nil
+		r.Invoice = &short
+		err = c.Journal.Done(ctx, i, n, r, differs)
+	}
+	if err != nil {
 		return false, err
 	}
 	c.Accounts.Drop(i.Customer)
@@ -112,12 +177,13 @@ func (c *Corridor) answer(ctx context.Context, i *journal.Intent, n int, r billi
 // unsure leaves the intent to be checked.
 func (c *Corridor) unsure(ctx context.Context, i *journal.Intent, n int, cause error) error {
 	readOnly := !c.mayResend(i, n)
-	// Soon at first, then less often: 5 s, 10 s, 20 s … at most 10 minutes.
-	wait := 5 * time.Second << min(max(i.Steps[n].Attempts/attempts-1, 0), 7)
-	if age := c.Now().Sub(i.Steps[n].SentAt); readOnly && age > giveUp {
+	age := c.Now().Sub(i.Steps[n].SentAt)
+	if readOnly && age > giveUp {
 		return c.Journal.Settle(ctx, i, journal.Manual, "unresolved", cause)
 	}
-	return c.Journal.Unsure(ctx, i, readOnly, cause, c.Now().Add(min(wait, 10*time.Minute)))
+	// Soon at first, then less often.
+	wait := min(max(age/4, 5*time.Second), lookAgain)
+	return c.Journal.Unsure(ctx, i, readOnly, cause, c.Now().Add(wait))
 }
 
 // mayResend reports whether step n may be sent (again): never sent, or first
@@ -126,6 +192,9 @@ func (c *Corridor) mayResend(i *journal.Intent, n int) bool {
 	first := i.Steps[n].SentAt
 	if first.IsZero() {
 		return true
+	}
+	if i.State == journal.Reconciling {
+		return false
 	}
 	age := c.Now().Sub(first)
 	return age > -time.Minute && age < min(resend, c.Provider.Capabilities().KeyWindow)
@@ -173,27 +242,45 @@ func (c *Corridor) Check(ctx context.Context, customer, id string) (journal.Inte
 // resume takes an intent over and moves it on as far as it goes.
 func (c *Corridor) resume(ctx context.Context, ref journal.Ref) (journal.Intent, error) {
 	i, err := c.Journal.Take(ctx, ref.Customer, ref.ID)
-	var busy *journal.BusyError
 	switch {
-	case errors.Is(err, journal.ErrLeased), errors.Is(err, journal.ErrMoved), errors.As(err, &busy):
-		// Somebody else is at it, or at its object: look again later.
-		if again, err := c.Journal.Get(ctx, ref.Customer, ref.ID); err == nil {
-			return again, nil
-		}
-		return i, nil
+	case errors.Is(err, journal.ErrLeased), errors.Is(err, journal.ErrMoved):
+		// Somebody else is at it.
+		return c.Journal.Get(ctx, ref.Customer, ref.ID)
 	case err != nil || i.State.Terminal():
+		return i, err
+	}
+	moved, err := c.move(ctx, i)
+	switch {
+	case errors.Is(err, journal.ErrBusy):
+		// The customer did their part while another change holds the object:
+		// the rest follows when that one is settled.
+		keep := context.WithoutCancel(ctx)
+		if err := c.Journal.Leave(keep, &moved, c.Now().Add(time.Minute)); err != nil && !errors.Is(err, journal.ErrMoved) {
+			return moved, err
+		}
+		return moved, nil
+	case errors.Is(err, journal.ErrMoved):
+		return c.Journal.Get(context.WithoutCancel(ctx), ref.Customer, ref.ID)
+	}
+	return moved, err
+}
+
+// move carries an intent on whose lease the caller holds.
+func (c *Corridor) move(ctx context.Context, i journal.Intent) (journal.Intent, error) {
+	keep := context.WithoutCancel(ctx)
+	if i.State == journal.Planned {
+		// Never sent, and whoever planned it is gone: the customer saw no
+		// receipt and clicks again.
+		err := c.Journal.Settle(keep, &i, journal.Cancelled, "", nil)
 		return i, err
 	}
 	n := i.Next()
 	if n == len(i.Steps) {
-		return i, c.Journal.Settle(ctx, &i, journal.Succeeded, "", nil)
+		err := c.Journal.Settle(keep, &i, journal.Succeeded, "", nil)
+		return i, err
 	}
 	s := &i.Steps[n]
 	switch {
-	case i.State == journal.Planned:
-		// Never sent, and whoever planned it is gone: the customer saw no
-		// receipt and clicks again.
-		return i, c.Journal.Settle(ctx, &i, journal.Cancelled, "", nil)
 	case s.SentAt.IsZero():
 		// Between two steps: roll forward.
 		return c.run(ctx, i)
@@ -206,36 +293,40 @@ func (c *Corridor) resume(ctx context.Context, ref journal.Ref) (journal.Intent,
 
 // reconcile settles a step by reading.
 func (c *Corridor) reconcile(ctx context.Context, i journal.Intent, n int) (journal.Intent, error) {
+	keep := context.WithoutCancel(ctx)
 	s := &i.Steps[n]
-	readCtx, cancel := context.WithTimeout(ctx, executeTimeout)
-	outcome, r, err := c.Provider.Outcome(readCtx, i.Customer, s.Step, s.Key, s.Result)
-	cancel()
+	outcome, r, err := c.outcome(ctx, &i, n)
 	waits := s.Result != nil
 	switch {
-	case err == nil && outcome == billing.Applied && r.State != billing.Done:
-		_, err := c.answer(ctx, &i, n, r)
-		return i, err
 	case err == nil && outcome == billing.Applied:
-		more, err := c.answer(ctx, &i, n, r)
-		if err != nil || !more {
+		more, err := c.answer(keep, &i, n, r)
+		if err != nil || !more || n == len(i.Steps)-1 {
 			return i, err
 		}
 		return c.run(ctx, i)
-	case err == nil && outcome == billing.NotApplied && (waits || c.Now().Sub(s.SentAt) > quiet):
-		state := journal.NotApplied
-		if n > 0 && !waits {
-			state = journal.Partial
-		}
-		return i, c.Journal.Settle(ctx, &i, state, i.Code, nil)
-	case waits:
-		// The customer has not done their part yet.
-		look := c.Now().Add(10 * time.Minute)
-		if !i.Until.IsZero() && look.After(i.Until) && i.Until.After(c.Now()) {
-			look = i.Until
-		}
-		return i, c.Journal.Await(ctx, &i, n, *s.Result, look)
+	case err == nil && outcome == billing.NotApplied && (waits || c.Now().Sub(s.LastSent) > quiet):
+		err := c.Journal.Settle(keep, &i, ended(n, journal.NotApplied), i.Code, nil)
+		return i, err
+	case !waits:
+		err := c.unsure(keep, &i, n, err)
+		return i, err
 	}
-	return i, c.unsure(ctx, &i, n, err)
+	// The customer, or their bank, has not done their part yet.
+	now := c.Now()
+	patience := s.SentAt.Add(longest)
+	if !i.Until.IsZero() {
+		patience = i.Until.Add(giveUp)
+	}
+	if now.After(patience) {
+		err := c.Journal.Settle(keep, &i, journal.Manual, "unresolved", err)
+		return i, err
+	}
+	look := now.Add(lookAgain)
+	if i.Until.After(now) && look.After(i.Until) {
+		look = i.Until
+	}
+	err = c.Journal.Await(keep, &i, n, *s.Result, look)
+	return i, err
 }
 
 // Recover looks at everything that is due, once; at the start (atStart) also
@@ -246,13 +337,15 @@ func (c *Corridor) Recover(ctx context.Context, atStart bool) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	looked := 0
 	for _, ref := range refs {
 		if ctx.Err() != nil {
-			return len(refs), ctx.Err()
+			return looked, ctx.Err()
 		}
 		if atStart && !c.Journal.Orphan(ctx, ref) {
 			continue
 		}
+		looked++
 		i, err := c.resume(ctx, ref)
 		if err != nil {
 			c.Log.Error("could not recover an intent", zap.String("intent", ref.ID), zap.Error(err))
@@ -260,5 +353,5 @@ func (c *Corridor) Recover(ctx context.Context, atStart bool) (int, error) {
 		}
 		c.Log.Info("looked at an intent", zap.String("intent", i.ID), zap.String("state", string(i.State)))
 	}
-	return len(refs), nil
+	return looked, nil
 }

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/audit"
@@ -74,6 +75,7 @@ type Step struct {
 	billing.Step
 	Key      string          `json:"key"`
 	SentAt   time.Time       `json:"sent_at"` // first time, zero: never
+	LastSent time.Time       `json:"last_sent"`
 	Attempts int             `json:"attempts"`
 	Result   *billing.Result `json:"result,omitempty"`
 	// Done is set when the step is known to have taken effect.
@@ -113,6 +115,9 @@ type Intent struct {
 	ToPlan   string `json:"to_plan,omitempty"`
 	// Rev goes up with every write: a writer that read an older one fails.
 	Rev uint64 `json:"rev"`
+	// Stamp names the write that made this Rev: a writer whose commit's reply
+	// was lost sees by it whether the write is its own.
+	Stamp string `json:"stamp"`
 }
 
 // Next is the index of the first step that is not done, or len(Steps).
@@ -147,6 +152,17 @@ type BusyError struct{ Intent string }
 
 func (e *BusyError) Error() string { return ErrBusy.Error() + ": " + e.Intent }
 func (e *BusyError) Unwrap() error { return ErrBusy }
+
+// clockSlack is how far two clocks may disagree. What lies further in the
+// future than anything is ever put was written by a clock that went backwards
+// since, and must not wait until the clock is there again.
+const clockSlack = 10 * time.Minute
+
+// maxWait is longer than any look is put off.
+const maxWait = time.Hour
+
+// stamps counts the writes of this process, over all journals in it.
+var stamps atomic.Uint64
 
 // Journal keeps a tenant's intents.
 type Journal struct {
@@ -205,7 +221,7 @@ func (j *Journal) get(tx store.Tx, customer, id string) (Intent, error) {
 // BusyError where another intent holds the object.
 func (j *Journal) Plan(ctx context.Context, i Intent) (_ Intent, created bool, err error) {
 	now := j.Now().UTC()
-	i.State, i.Created, i.Updated = Planned, now, now
+	i.State, i.Created, i.Updated, i.Stamp = Planned, now, now, j.stamp()
 	j.lease(&i, now)
 	var got Intent
 	err = j.Store.Update(ctx, func(tx store.Tx) error {
@@ -227,7 +243,26 @@ func (j *Journal) Plan(ctx context.Context, i Intent) (_ Intent, created bool, e
 		got, created = i, true
 		return j.put(tx, nil, &got)
 	})
+	if j.landed(ctx, err, &got) {
+		err = nil
+	}
 	return got, created, err
+}
+
+func (j *Journal) stamp() string {
+	return j.Process + "." + strconv.FormatUint(stamps.Add(1), 10)
+}
+
+// landed tells, after a commit whose reply was lost, whether the write is
+// there. That it is not there yet proves nothing.
+func (j *Journal) landed(ctx context.Context, err error, wrote *Intent) bool {
+	if !errors.Is(err, store.ErrUnknown) {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	got, err := j.Get(ctx, wrote.Customer, wrote.ID)
+	return err == nil && got.Stamp == wrote.Stamp
 }
 
 func (j *Journal) takeLock(tx store.Tx, i *Intent) error {
@@ -290,7 +325,7 @@ func (j *Journal) put(tx store.Tx, old, i *Intent) error {
 // The lock, the account version and the audit trail follow the state in the
 // same transaction.
 func (j *Journal) write(ctx context.Context, i *Intent, change func(*Intent, time.Time)) error {
-	now := j.Now().UTC()
+	now, stamp := j.Now().UTC(), j.stamp()
 	var out Intent
 	err := j.Store.Update(ctx, func(tx store.Tx) error {
 		old, err := j.get(tx, i.Customer, i.ID)
@@ -304,7 +339,7 @@ func (j *Journal) write(ctx context.Context, i *Intent, change func(*Intent, tim
 			return err
 		}
 		change(&out, now)
-		out.Updated = now
+		out.Updated, out.Stamp = now, stamp
 		if out.State.Locks() {
 			if err := j.takeLock(tx, &out); err != nil {
 				return err
@@ -315,7 +350,7 @@ func (j *Journal) write(ctx context.Context, i *Intent, change func(*Intent, tim
 			}
 		}
 		// Whatever may have reached the provider makes the cached account old.
-		if out.State != old.State && out.State != Sent && out.State != Cancelled {
+		if out.Next() != old.Next() || out.State != old.State && out.State != Sent && out.State != Cancelled {
 			if err := j.Changed(tx, j.Tenant, i.Customer); err != nil {
 				return err
 			}
@@ -327,7 +362,7 @@ func (j *Journal) write(ctx context.Context, i *Intent, change func(*Intent, tim
 		}
 		return j.put(tx, &old, &out)
 	})
-	if err != nil {
+	if err != nil && !j.landed(ctx, err, &out) {
 		return err
 	}
 	*i = out
@@ -354,6 +389,7 @@ func (j *Journal) Send(ctx context.Context, i *Intent, n int, refs map[string]st
 		if s.Refs == nil {
 			s.Refs = refs
 		}
+		s.LastSent = now
 		s.Attempts++
 		i.State = Sent
 		j.lease(i, now)
@@ -391,15 +427,28 @@ func (j *Journal) Await(ctx context.Context, i *Intent, n int, r billing.Result,
 	})
 }
 
-// Unsure notes that step n has no definite answer, and looks again at look.
-// readOnly forbids sending it again.
+// Unsure notes that the step in hand has no definite answer, and looks again
+// at look. readOnly forbids, for good, to send it again.
 func (j *Journal) Unsure(ctx context.Context, i *Intent, readOnly bool, cause error, look time.Time) error {
 	return j.write(ctx, i, func(i *Intent, now time.Time) {
 		i.State = Unknown
 		if readOnly {
 			i.State = Reconciling
+			// A clock that went backwards would count from a time to come.
+			if n := i.Next(); n < len(i.Steps) {
+				s := &i.Steps[n]
+				if s.SentAt.After(now) {
+					s.SentAt = now
+				}
+				if s.LastSent.After(now) {
+					s.LastSent = now
+				}
+			}
 		}
 		i.LastError = text(cause)
+		if billing.FaultOf(cause) == billing.Refused {
+			i.Code = billing.CodeOf(cause)
+		}
 		i.Due, i.Owner, i.Lease = look.UTC(), "", time.Time{}
 	})
 }
@@ -439,49 +488,70 @@ func (j *Journal) Take(ctx context.Context, customer, id string) (Intent, error)
 	return i, err
 }
 
+// Leave gives an intent that was taken back as it is, to be looked at again at
+// look.
+func (j *Journal) Leave(ctx context.Context, i *Intent, look time.Time) error {
+	return j.write(ctx, i, func(i *Intent, _ time.Time) {
+		i.Due, i.Owner, i.Lease = look.UTC(), "", time.Time{}
+	})
+}
+
 func (j *Journal) free(i *Intent, now time.Time) bool {
-	return i.Owner == "" || !now.Before(i.Lease) || j.Exclusive && i.Owner != j.Process
+	return i.Owner == "" || !now.Before(i.Lease) || j.Exclusive && i.Owner != j.Process ||
+		i.Lease.After(now.Add(j.LeaseTime+clockSlack))
 }
 
 // Ref names an intent.
 type Ref struct{ Customer, ID string }
 
-// Due lists at most limit of the tenant's intents that wait to be looked at.
-// With all it also lists those of processes that are gone, whatever their due
-// time; that is for the start.
+// Due lists at most limit of the tenant's intents that wait to be looked at,
+// the longest due first. With all it lists those that are not due too; that is
+// for the start, which looks for what gone processes left behind.
 func (j *Journal) Due(ctx context.Context, limit int, all bool) ([]Ref, error) {
 	now := j.Now()
 	var refs []Ref
 	err := j.Store.View(ctx, func(tx store.Tx) error {
 		refs = nil
-		prefix := store.Key("work")
-		var from []byte
-		for len(refs) < limit {
-			const page = 256
-			entries, err := tx.Scan(prefix, from, page, false)
-			if err != nil {
-				return err
-			}
-			for _, e := range entries {
-				parts, ok := store.Parts(e.Key)
-				if !ok || len(parts) != 5 {
-					return errors.New("journal: malformed key under work")
-				}
-				if !all && parts[1] > store.TimePart(now.UnixNano()) {
-					return nil
-				}
-				if parts[2] == j.Tenant && len(refs) < limit {
-					refs = append(refs, Ref{Customer: parts[3], ID: parts[4]})
-				}
-			}
-			if len(entries) < page {
-				return nil
-			}
-			from = append(entries[len(entries)-1].Key, 0)
+		if all {
+			return j.scan(tx, &refs, nil, "", limit)
 		}
-		return nil
+		if err := j.scan(tx, &refs, nil, store.TimePart(now.UnixNano()), limit); err != nil {
+			return err
+		}
+		// Nothing is put off that long: the clock went backwards since.
+		return j.scan(tx, &refs, store.Key("work", store.TimePart(now.Add(maxWait+j.LeaseTime).UnixNano())), "", limit)
 	})
 	return refs, err
+}
+
+// scan appends the tenant's entries from a key on, up to those due at last, or
+// all where last is "". Entries of all tenants stand in one order.
+func (j *Journal) scan(tx store.Tx, refs *[]Ref, from []byte, last string, limit int) error {
+	const page = 256
+	prefix := store.Key("work")
+	for len(*refs) < limit {
+		entries, err := tx.Scan(prefix, from, page, false)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			parts, ok := store.Parts(e.Key)
+			if !ok || len(parts) != 5 {
+				return errors.New("journal: malformed key under work")
+			}
+			if last != "" && parts[1] > last {
+				return nil
+			}
+			if parts[2] == j.Tenant && len(*refs) < limit {
+				*refs = append(*refs, Ref{Customer: parts[3], ID: parts[4]})
+			}
+		}
+		if len(entries) < page {
+			return nil
+		}
+		from = append(entries[len(entries)-1].Key, 0)
+	}
+	return nil
 }
 
 // List reads a customer's intents, in no order that matters; customer "" reads
@@ -529,5 +599,6 @@ func (j *Journal) Orphan(ctx context.Context, ref Ref) bool {
 	if err != nil || i.State.Terminal() {
 		return false
 	}
-	return !j.Now().Before(i.Due) || i.Owner != "" && j.free(&i, j.Now())
+	now := j.Now()
+	return !now.Before(i.Due) || i.Due.After(now.Add(maxWait+j.LeaseTime)) || i.Owner != "" && j.free(&i, now)
 }
