@@ -448,11 +448,11 @@ func (v *visit) knownName() string {
 // back is where the provider's page leads to. Whether the customer did
 // anything there is the provider's to say.
 func (v *visit) back() {
+	if _, ok := v.intent(); !ok {
+		return
+	}
 	if v.r.Method == http.MethodGet {
-		if _, err := v.Corridor.Check(v.r.Context(), v.sess.Customer, v.arg); errors.Is(err, act.ErrNotFound) {
-			v.notFound()
-			return
-		} else if err != nil {
+		if _, err := v.Corridor.Check(v.r.Context(), v.sess.Customer, v.arg); err != nil {
 			v.Log.Warn("could not look at an intent on the way back", zap.String("request_id", v.id), zap.String("intent", v.arg), zap.Error(err))
 		}
 	}

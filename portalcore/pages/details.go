@@ -178,15 +178,17 @@ func isPhone(s string) bool {
 	return s == "" || digits >= 3
 }
 
-// countryCodes are the countries of ISO 3166-1 as CLDR knows them today.
+// countryCodes are the countries of ISO 3166-1, and Kosovo, whose code is in use
+// though ISO has none for it.
 var countryCodes = func() []string {
 	var codes []string
 	for a := 'A'; a <= 'Z'; a++ {
 		for b := 'A'; b <= 'Z'; b++ {
 			code := string([]rune{a, b})
 			r, err := language.ParseRegion(code)
-			// ParseRegion takes withdrawn codes for what followed them.
-			if err != nil || r.String() != code || r.Canonicalize() != r || !r.IsCountry() || r.IsPrivateUse() {
+			// ParseRegion takes withdrawn codes for what followed them, and has
+			// regions of CLDR's own, which have no number.
+			if err != nil || r.String() != code || r.Canonicalize() != r || !r.IsCountry() || r.M49() == 0 {
 				continue
 			}
 			if display.English.Regions().Name(r) != "" {

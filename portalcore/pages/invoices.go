@@ -84,13 +84,6 @@ func validCursor(s string) bool {
 // document is GET /invoices/{id}/pdf. The provider's adapter refuses an invoice
 // of somebody else.
 func (v *visit) document() {
-	if v.r.Method == http.MethodHead {
-		// The file is made when it is opened: say only that there is a page.
-		v.w.Header().Set("Content-Type", pdfType)
-		v.wrote = true
-		v.w.WriteHeader(http.StatusOK)
-		return
-	}
 	doc, err := v.Corridor.Provider.Document(v.r.Context(), v.sess.Customer, v.arg)
 	switch {
 	case billing.FaultOf(err) == billing.NotFound:
@@ -122,6 +115,9 @@ func (v *visit) document() {
 	}
 	v.wrote = true
 	v.w.WriteHeader(http.StatusOK)
+	if v.r.Method == http.MethodHead {
+		return
+	}
 	if _, err := v.w.Write(first[:n]); err != nil {
 		return
 	}

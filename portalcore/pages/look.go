@@ -469,6 +469,9 @@ func (l *look) pastDue(subs []*billing.Subscription) *templates.Banner {
 	if !late {
 		return nil
 	}
+	if b.Method == nil {
+		b.Method = l.pays(nil)
+	}
 	if l.page.Section != "payment" && l.permitCustomer(policy.UpdatePaymentMethod).Allowed {
 		b.Href = templates.PathPayment
 	}
