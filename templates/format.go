@@ -2,9 +2,11 @@ package templates
 
 import (
 	"fmt"
+	"hash/maphash"
 	"html/template"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -28,13 +30,38 @@ type local struct {
 	regions  display.Namer
 	zone     *time.Location
 	exponent func(string) int
+	written  moneyCache
+}
+
+// moneyCache keeps amounts as they were written, since a page says the same
+// sums again and again and writing one costs a tenth of a short page. It is a
+// table of fixed size in which a later amount replaces an earlier one.
+type moneyCache struct {
+	seed  maphash.Seed
+	slots [512]atomic.Pointer[writtenMoney]
+}
+
+type writtenMoney struct {
+	money billing.Money
+	text  string
+}
+
+func (l *local) moneyText(m billing.Money) string {
+	slot := &l.written.slots[maphash.Comparable(l.written.seed, m)%uint64(len(l.written.slots))]
+	if w := slot.Load(); w != nil && w.money == m {
+		return w.text
+	}
+	w := &writtenMoney{m, l.amount(decimal.NewFromInt(m.Amount), m.Currency)}
+	slot.Store(w)
+	return w.text
 }
 
 // newLocal is the locale's formats. English dates are written "1 June 2026",
 // which both sides of the Atlantic read alike.
 func newLocal(locale string, ms *messages, zone *time.Location, exponent func(string) int) *local {
 	f := currency.NewFormatter(currency.NewLocale("en"))
-	return &local{locale: locale, messages: ms, dates: en_GB.New(), money: f, regions: display.English.Regions(), zone: zone, exponent: exponent}
+	return &local{locale: locale, messages: ms, dates: en_GB.New(), money: f, regions: display.English.Regions(), zone: zone, exponent: exponent,
+		written: moneyCache{seed: maphash.MakeSeed()}}
 }
 
 // The kinds of value beside billing's own that a message takes.
@@ -68,7 +95,7 @@ func (l *local) write(b *strings.Builder, v any, html bool) error {
 			return l.write(b, *v, html)
 		}
 	case billing.Money:
-		isolate(b, "money", l.amount(decimal.NewFromInt(v.Amount), v.Currency), html)
+		isolate(b, "money", l.moneyText(v), html)
 	case time.Time:
 		t := v.In(l.zone)
 		instant(b, t.Format(time.DateOnly), l.dates.FmtDateLong(t), html)
@@ -95,8 +122,12 @@ func (l *local) write(b *strings.Builder, v any, html bool) error {
 	case billing.Price:
 		return l.write(b, rate{v.UnitAmount, v.Currency, v.Interval, v.IntervalCount}, html)
 	case rate:
+		var amount any = exactly{v.amount, v.currency}
+		if v.amount.IsInteger() && v.amount.BigInt().IsInt64() {
+			amount = billing.Money{Amount: v.amount.IntPart(), Currency: v.currency}
+		}
 		s, err := l.say("per."+known(string(v.interval), "month", "day", "week", "year"), html,
-			"count", max(v.count, 1), "amount", exactly{v.amount, v.currency})
+			"count", max(v.count, 1), "amount", amount)
 		if err != nil {
 			return err
 		}

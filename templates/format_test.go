@@ -76,6 +76,22 @@ func TestMoneyIsExact(t *testing.T) {
 	}
 }
 
+// TestMoneyCache: more amounts than the cache has places, each written twice,
+// stay apart.
+func TestMoneyCache(t *testing.T) {
+	l := english(t, time.UTC)
+	for range 2 {
+		for n := range int64(2000) {
+			for _, currency := range []string{"eur", "usd"} {
+				m := billing.Money{Amount: n, Currency: currency}
+				if got, want := l.moneyText(m), l.amount(decimal.NewFromInt(n), currency); got != want {
+					t.Fatalf("%v is written %q, want %q", m, got, want)
+				}
+			}
+		}
+	}
+}
+
 func TestDates(t *testing.T) {
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	if err != nil {
