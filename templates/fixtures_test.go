@@ -164,7 +164,7 @@ func fixtures() map[string]*Page {
 		"plan": page("plan", plan()),
 		"plan-error": page("plan", change(plan(), func(p *Plan) {
 			p.Quantity.Value = "four"
-			p.Errors = []FieldError{{Field: "quantity", Key: "quantity"}}
+			p.Errors = []FieldError{{Field: "quantity", Key: "quantity_max", Args: map[string]any{"max": int64(500)}}, {Field: "price", Key: "price"}}
 		})),
 		"plan-viewer": page("plan", change(plan(), func(p *Plan) {
 			p.Change, p.Subscription.Change, p.Subscription.Cancel = may("role"), may("role"), may("role")
@@ -285,12 +285,13 @@ func fixtures() map[string]*Page {
 	}
 	m["message-changed"].Body = &Message{Kind: "changed", Status: 409, Href: "/plan", Link: "plan"}
 	m["message-denied"].Body = &Message{Kind: "denied", Status: 403, Text: "Please talk to us: support@acme.example", Href: "/", Link: "overview"}
+	m["message-too_many-soon"] = outside(&Message{Kind: "too_many", Status: 429})
 	m["message-unknown"] = outside(&Message{Kind: "no such kind", Href: "/", Link: "no such link"})
 	return m
 }
 
 var messageKinds = []string{"link_used", "link_expired", "link_invalid", "link_too_soon", "signed_out", "session_ended", "not_found", "forbidden", "denied", "changed",
-	"busy", "bad_request", "too_large", "method_not_allowed", "too_many", "error", "unavailable", "provider_down", "provider_down_nothing_sent", "form_aged"}
+	"busy", "bad_request", "too_large", "method_not_allowed", "too_many", "error", "unavailable", "provider_down", "provider_down_nothing_sent", "form_aged", "refused"}
 
 func ptr[T any](v T) *T { return &v }
 

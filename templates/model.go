@@ -332,7 +332,7 @@ type Enter struct {
 // "session_ended", "not_found", "forbidden", "denied", "changed",
 // "busy", "bad_request", "too_large", "method_not_allowed", "too_many",
 // "error", "unavailable", "provider_down", "provider_down_nothing_sent",
-// "form_aged".
+// "form_aged", "refused" (by the provider, before anything was tried).
 type Message struct {
 	Kind     string
 	Status   int
