@@ -68,6 +68,7 @@ func addPeriods(anchor time.Time, n int, interval billing.Interval, count int) t
 		return anchor.AddDate(0, 0, n)
 	case billing.Week:
 		return anchor.AddDate(0, 0, 7*n)
+	case billing.Month:
 	case billing.Year:
 		n *= 12
 	}

@@ -308,7 +308,7 @@ func (p *Provider) Preview(ctx context.Context, customer string, action billing.
 			return billing.Preview{}, err
 		}
 		at := at.UTC().Truncate(time.Second)
-		if at.IsZero() || at.Year() < 2 {
+		if at.IsZero() {
 			at = w.now
 		}
 		v := billing.Preview{Action: action, At: at, Effective: at, ObjectVersion: customerOf(cus).Version}
@@ -338,6 +338,7 @@ func (p *Provider) Preview(ctx context.Context, customer string, action billing.
 			session, err := step(stepSessionCreate, cus.ID, SessionParams{Customer: cus.ID, SuccessURL: action.ReturnURL, CancelURL: action.ReturnURL})
 			v.Steps = append([]billing.Step{session}, steps...)
 			return v, err
+		default: // about a subscription
 		}
 		s, err := get[Subscription](w, "subscription", action.Subscription)
 		if err != nil || s.Customer != customer {
@@ -396,8 +397,9 @@ func (p *Provider) previewSubscription(w *work, v billing.Preview, s Subscriptio
 		}
 		v.Next = upcomingOf(inv)
 		return v, one(stepSubscriptionUpdate, s.ID, SubscriptionUpdate{CancelAtPeriodEnd: &no})
+	default:
+		return v, refused("invalid_request", "kind", fmt.Sprintf("the sandbox does not know the action %q", v.Action.Kind))
 	}
-	return v, refused("invalid_request", "kind", fmt.Sprintf("the sandbox does not know the action %q", v.Action.Kind))
 }
 
 // previewChange previews new prices and quantities. The step names every item
@@ -560,11 +562,12 @@ func (p *Provider) Execute(ctx context.Context, customer string, st billing.Step
 			err = werr
 		}
 		return billing.Result{}, unknown(suffix(err))
+	default: // FaultLatency
+		if err := wait(ctx, f.Latency); err != nil {
+			return billing.Result{}, &billing.Error{Fault: billing.Unknown, Err: err}
+		}
+		return p.execute(ctx, customer, st, key)
 	}
-	if err := wait(ctx, f.Latency); err != nil {
-		return billing.Result{}, &billing.Error{Fault: billing.Unknown, Err: err}
-	}
-	return p.execute(ctx, customer, st, key)
 }
 
 func suffix(err error) string {

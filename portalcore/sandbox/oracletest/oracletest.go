@@ -134,6 +134,7 @@ func PeriodEnd(anchor time.Time, n int, interval billing.Interval, count int) ti
 		return time.Unix(anchor.Unix()+int64(n*count)*day, 0).UTC()
 	case billing.Week:
 		return time.Unix(anchor.Unix()+int64(n*count)*7*day, 0).UTC()
+	case billing.Month:
 	case billing.Year:
 		count *= 12
 	}
