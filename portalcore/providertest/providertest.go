@@ -10,11 +10,11 @@ import (
 
 	"fmt"
 	"maps"
-	"math/big"
 	"path"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -97,18 +97,23 @@ type scene struct {
 	keys  int
 }
 
-// Run runs every scenario as a subtest and returns their transcripts.
+// Run runs every scenario as a parallel subtest. The transcripts are complete
+// when t's function has returned.
 func Run(t *testing.T, open func(t *testing.T) Env) Transcripts {
 	t.Helper()
 	out := Transcripts{}
+	var mu sync.Mutex
 	for _, name := range slices.Sorted(maps.Keys(scenarios)) {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := &scene{T: t, ctx: context.Background(), Env: open(t)}
 			s.catalogue()
 			scenarios[name](s)
 			if len(s.notes) == 0 {
 				t.Error("the scenario noted nothing, so there is nothing to compare")
 			}
+			mu.Lock()
+			defer mu.Unlock()
 			out[name] = normal(s.notes)
 		})
 	}
@@ -120,6 +125,9 @@ func Compare(t *testing.T, nameA string, a Transcripts, nameB string, b Transcri
 	t.Helper()
 	for name := range scenarios {
 		x, y := a[name], b[name]
+		if len(x) == 0 || len(y) == 0 {
+			t.Errorf("%s: %d lines over %s, %d over %s", name, len(x), nameA, len(y), nameB)
+		}
 		for i := range max(len(x), len(y)) {
 			var l, r string
 			if i < len(x) {
@@ -336,24 +344,6 @@ func (s *scene) effects(customer string) int {
 	n := len(s.World.Effects(customer))
 	s.note("effects", n)
 	return n
-}
-
-// prorated is what is left of a period's price at a moment, to the second,
-// in exact fractions and rounded once, half away from zero: an oracle that
-// shares nothing with the sandbox.
-func prorated(unit string, quantity int64, start, end, at time.Time) int64 {
-	u, ok := new(big.Rat).SetString(unit)
-	if !ok {
-		panic("not a number: " + unit)
-	}
-	x := u.Mul(u, new(big.Rat).SetInt64(quantity))
-	x.Mul(x, big.NewRat(end.Unix()-at.Unix(), end.Unix()-start.Unix()))
-	half := big.NewRat(1, 2)
-	if x.Sign() < 0 {
-		half.Neg(half)
-	}
-	x.Add(x, half)
-	return new(big.Int).Quo(x.Num(), x.Denom()).Int64()
 }
 
 // Ledger is the World of a sandbox ledger, which is behind the sandbox's

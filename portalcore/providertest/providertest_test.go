@@ -3,15 +3,21 @@ package providertest_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"fmt"
 	"io"
 	"log"
+	"math"
 	"net/http"
 	"net/http/httptest"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stripe/stripe-mock/embedded"
 	"github.com/stripe/stripe-mock/server"
+	"github.com/stripe/stripe-mock/spec"
 	"go.uber.org/goleak"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/providertest"
@@ -61,8 +67,9 @@ func overSandbox(t *testing.T) providertest.Env {
 }
 
 // overStripe is Stripe's provider over stripetest. Every request that it sends
-// in any scenario is shown to stripe-mock as well, which must accept it.
-func overStripe(mock http.Handler) func(t *testing.T) providertest.Env {
+// in any scenario is shown to stripe-mock as well, which must accept it, and
+// every answer of stripetest's is held against the spec's shapes.
+func overStripe(mock http.Handler, shapes map[string]*spec.Schema) func(t *testing.T) providertest.Env {
 	return func(t *testing.T) providertest.Env {
 		w := world(t)
 		api := stripetest.New(w.Ledger, w.Faults, stripetest.Options{Key: key})
@@ -78,7 +85,7 @@ func overStripe(mock http.Handler) func(t *testing.T) providertest.Env {
 				}
 				r.Body = io.NopCloser(bytes.NewReader(body))
 			}
-			api.ServeHTTP(rw, r)
+			api.ServeHTTP(&judged{ResponseWriter: rw, t: t, shapes: shapes}, r)
 		}))
 		srv.Config.ErrorLog = log.New(io.Discard, "", 0)
 		srv.Start()
@@ -94,7 +101,7 @@ func overStripe(mock http.Handler) func(t *testing.T) providertest.Env {
 }
 
 func TestProviders(t *testing.T) {
-	spec, err := server.LoadSpec(embedded.OpenAPISpec, "")
+	sp, err := server.LoadSpec(embedded.OpenAPISpec, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,12 +109,124 @@ func TestProviders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stub, err := server.NewStubServer(fixtures, spec, true, false)
+	stub, err := server.NewStubServer(fixtures, sp, true, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var a, b providertest.Transcripts
 	t.Run("Sandbox", func(t *testing.T) { a = providertest.Run(t, overSandbox) })
-	t.Run("StripeOverStripetestAndStripeMock", func(t *testing.T) { b = providertest.Run(t, overStripe(http.HandlerFunc(stub.HandleRequest))) })
+	t.Run("StripeOverStripetestAndStripeMock", func(t *testing.T) {
+		b = providertest.Run(t, overStripe(http.HandlerFunc(stub.HandleRequest), sp.Components.Schemas))
+	})
 	t.Run("Compare", func(t *testing.T) { providertest.Compare(t, "sandbox", a, "stripe", b) })
+}
+
+// judged holds the objects in stripetest's answers against Stripe's spec: each
+// member must be one of Stripe's, of the type and with a value that the spec
+// names. (Members that are missing are no fault: stripetest has a part of
+// Stripe's objects only.)
+type judged struct {
+	http.ResponseWriter
+	t      *testing.T
+	shapes map[string]*spec.Schema
+}
+
+func (j *judged) Unwrap() http.ResponseWriter { return j.ResponseWriter }
+
+func (j *judged) Write(b []byte) (int, error) {
+	var v any
+	if json.Unmarshal(b, &v) == nil { // not the garbage of a fault, nor a file
+		j.object(v, "")
+	}
+	return j.ResponseWriter.Write(b)
+}
+
+// object looks for objects that name their kind.
+func (j *judged) object(v any, at string) {
+	switch v := v.(type) {
+	case []any:
+		for i, x := range v {
+			j.object(x, fmt.Sprintf("%s[%d]", at, i))
+		}
+	case map[string]any:
+		kind, _ := v["object"].(string)
+		if s := j.shapes[kind]; s != nil {
+			if why := j.fits(v, s, kind); why != "" {
+				j.t.Errorf("stripetest answers with what Stripe's spec does not know: %s", why)
+			}
+			return
+		}
+		if kind != "list" && at == "" && v["error"] == nil {
+			j.t.Errorf("stripetest answers with an object of no kind: %v", v)
+		}
+		for k, x := range v {
+			j.object(x, at+"."+k)
+		}
+	}
+}
+
+// fits says why v does not fit s, or "".
+func (j *judged) fits(v any, s *spec.Schema, at string) string {
+	if s.Ref != "" {
+		return j.fits(v, j.shapes[strings.TrimPrefix(s.Ref, "#/components/schemas/")], at)
+	}
+	if v == nil {
+		if s.Nullable {
+			return ""
+		}
+		return at + " is null"
+	}
+	if len(s.AnyOf) > 0 {
+		var why []string
+		for _, one := range s.AnyOf {
+			w := j.fits(v, one, at)
+			if w == "" {
+				return ""
+			}
+			why = append(why, w)
+		}
+		return strings.Join(why, " or ")
+	}
+	switch v := v.(type) {
+	case string:
+		if s.Type != "string" || len(s.Enum) > 0 && !slices.Contains(s.Enum, any(v)) {
+			return fmt.Sprintf("%s is %q", at, v)
+		}
+	case float64:
+		if s.Type != "number" && (s.Type != "integer" || v != math.Trunc(v)) {
+			return fmt.Sprintf("%s is %v", at, v)
+		}
+	case bool:
+		if s.Type != "boolean" {
+			return fmt.Sprintf("%s is %v", at, v)
+		}
+	case []any:
+		if s.Type != "array" {
+			return at + " is a list"
+		}
+		for i, x := range v {
+			if w := j.fits(x, s.Items, fmt.Sprintf("%s[%d]", at, i)); w != "" {
+				return w
+			}
+		}
+	case map[string]any:
+		if s.Type != "object" {
+			return at + " is an object"
+		}
+		for k, x := range v {
+			p := s.Properties[k]
+			if p == nil && s.AdditionalProperties != nil {
+				p = s.AdditionalProperties
+			}
+			switch {
+			case p == nil && len(s.Properties) > 0:
+				return at + "." + k + " is unknown"
+			case p != nil:
+				if w := j.fits(x, p, at+"."+k); w != "" {
+					return w
+				}
+			}
+		}
+	}
+	return ""
 }

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"math/big"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 	"github.com/portalcore/caddy-billing-portal/portalcore/sandbox"
+	"github.com/portalcore/caddy-billing-portal/portalcore/sandbox/oracletest"
 )
 
 // The prices of every scenario.
@@ -386,12 +388,41 @@ func plan(s *scene, m Made, price string, quantity int64) (billing.Preview, bill
 // by is an odd time into a period.
 const by = 11*24*time.Hour + 7*time.Hour + 13*time.Minute + 29*time.Second
 
-// oracle checks a same-interval change's subtotal against exact fractions.
-func oracle(s *scene, m Made, p billing.Preview, oldUnit string, oldQuantity int64, newUnit string, newQuantity int64, start, end time.Time) {
+// side is a quantity of a monthly price, for the oracle.
+func side(unit string, quantity int64) oracletest.Side {
+	u, ok := new(big.Rat).SetString(unit)
+	if !ok {
+		panic("not a number: " + unit)
+	}
+	return oracletest.Side{Unit: u, Quantity: quantity, Interval: billing.Month, Count: 1}
+}
+
+func yearly(x oracletest.Side) oracletest.Side { x.Interval = billing.Year; return x }
+
+// oracle checks a preview, to the second and to the minor unit, against the
+// exact fractions of an oracle that shares no code with any provider.
+func oracle(s *scene, p billing.Preview, c oracletest.Change) {
 	s.Helper()
-	want := prorated(newUnit, newQuantity, start, end, p.At) - prorated(oldUnit, oldQuantity, start, end, p.At)
-	if p.Subtotal.Amount != want {
-		s.Errorf("prorated to %d, the oracle says %d", p.Subtotal.Amount, want)
+	if c.TaxPercent == nil {
+		c.TaxPercent = new(big.Rat)
+	}
+	c.At = p.At
+	b := oracletest.Work(c)
+	if p.Subtotal.Amount != b.Subtotal || p.Tax.Amount != b.Tax || p.Total.Amount != b.Total || p.DueNow.Amount != b.Due {
+		s.Errorf("previewed %d + %d = %d, due %d; the oracle says %d + %d = %d, due %d", p.Subtotal.Amount, p.Tax.Amount, p.Total.Amount, p.DueNow.Amount, b.Subtotal, b.Tax, b.Total, b.Due)
+	}
+	var lines []int64
+	for _, l := range p.Lines {
+		lines = append(lines, l.Amount.Amount)
+	}
+	if !slices.Equal(lines, b.Lines) {
+		s.Errorf("lines %d, the oracle says %d", lines, b.Lines)
+	}
+	if p.Next == nil || p.Next.Subtotal.Amount != b.NextSubtotal || p.Next.Tax.Amount != b.NextTax || p.Next.AmountDue.Amount != b.NextDue || !p.Next.Due.Equal(b.PeriodEnd) {
+		s.Errorf("next %+v; the oracle says %d + %d, due %d at %s", p.Next, b.NextSubtotal, b.NextTax, b.NextDue, b.PeriodEnd)
+	}
+	if got := p.FromBalance.Amount - p.ToBalance.Amount; got != b.Balance-c.Balance {
+		s.Errorf("the balance moves by %d, the oracle says %d", got, b.Balance-c.Balance)
 	}
 }
 
@@ -407,7 +438,7 @@ func changeUpgrade(s *scene) {
 	s.World.Advance(by)
 	start, end := period(s, m)
 	p, _ := plan(s, m, team, 2)
-	oracle(s, m, p, "1000", 2, "2500", 2, start, end)
+	oracle(s, p, oracletest.Change{Before: []oracletest.Side{side("1000", 2)}, After: []oracletest.Side{side("2500", 2)}, Start: start, End: end})
 	if p.DueNow.Amount <= 0 || p.DueNow.Currency != "usd" {
 		s.Errorf("due now %v", p.DueNow)
 	}
@@ -418,7 +449,7 @@ func changeDowngrade(s *scene) {
 	s.World.Advance(by)
 	start, end := period(s, m)
 	p := s.preview(m.ID, change(m, basic, 2))
-	oracle(s, m, p, "2500", 2, "1000", 2, start, end)
+	oracle(s, p, oracletest.Change{Before: []oracletest.Side{side("2500", 2)}, After: []oracletest.Side{side("1000", 2)}, Start: start, End: end})
 	if p.DueNow.Amount != 0 || p.ToBalance.Amount != -p.Total.Amount || p.ToBalance.Amount <= 0 {
 		s.Errorf("due %v, to the balance %v, total %v", p.DueNow, p.ToBalance, p.Total)
 	}
@@ -433,9 +464,7 @@ func changeInterval(s *scene) {
 	s.World.Advance(by)
 	start, end := period(s, m)
 	p, _ := plan(s, m, teamYear, 2)
-	if want := 50000 - prorated("2500", 2, start, end, p.At); p.Subtotal.Amount != want {
-		s.Errorf("subtotal %d, the oracle says %d", p.Subtotal.Amount, want)
-	}
+	oracle(s, p, oracletest.Change{Before: []oracletest.Side{side("2500", 2)}, After: []oracletest.Side{yearly(side("25000", 2))}, Start: start, End: end})
 	if want := p.At.AddDate(1, 0, 0); !p.Next.Due.Equal(want) {
 		s.Errorf("next payment %s, want %s", p.Next.Due, want)
 	}
@@ -446,7 +475,7 @@ func changeQuantity(s *scene) {
 	s.World.Advance(by)
 	start, end := period(s, m)
 	p, _ := plan(s, m, basic, 7)
-	oracle(s, m, p, "1000", 2, "1000", 7, start, end)
+	oracle(s, p, oracletest.Change{Before: []oracletest.Side{side("1000", 2)}, After: []oracletest.Side{side("1000", 7)}, Start: start, End: end})
 }
 
 func changeOneOfTwo(s *scene) {
@@ -454,7 +483,9 @@ func changeOneOfTwo(s *scene) {
 	s.World.Advance(by)
 	start, end := period(s, m)
 	p, _ := plan(s, m, team, 2)
-	oracle(s, m, p, "1000", 2, "2500", 2, start, end)
+	oracle(s, p, oracletest.Change{
+		Before: []oracletest.Side{side("1000", 2), side("333", 5)}, After: []oracletest.Side{side("2500", 2), side("333", 5)}, Start: start, End: end,
+	})
 	a := s.account(m.ID)
 	if it := a.Subscriptions[0].Items[1]; it.Price.ID != storage || it.Quantity != 5 {
 		s.Errorf("the item that was not named is %d × %s now", it.Quantity, it.Price.ID)
@@ -464,7 +495,9 @@ func changeOneOfTwo(s *scene) {
 func changeTax(s *scene) {
 	m := s.World.Customer(Customer{Card: CardWorks, Price: basic, Quantity: 2, TaxPercent: "19"})
 	s.World.Advance(by)
+	start, end := period(s, m)
 	p, _ := plan(s, m, team, 2)
+	oracle(s, p, oracletest.Change{Before: []oracletest.Side{side("1000", 2)}, After: []oracletest.Side{side("2500", 2)}, Start: start, End: end, TaxPercent: big.NewRat(19, 1)})
 	if p.Tax.Amount <= 0 || p.Total.Amount != p.Subtotal.Amount+p.Tax.Amount || p.DueNow != p.Total {
 		s.Errorf("subtotal %v, tax %v, total %v, due %v", p.Subtotal, p.Tax, p.Total, p.DueNow)
 	}
@@ -473,7 +506,9 @@ func changeTax(s *scene) {
 func changeBalance(s *scene) {
 	m := s.World.Customer(Customer{Card: CardWorks, Price: basic, Quantity: 2, Credit: 500})
 	s.World.Advance(by)
+	start, end := period(s, m)
 	p, _ := plan(s, m, team, 2)
+	oracle(s, p, oracletest.Change{Before: []oracletest.Side{side("1000", 2)}, After: []oracletest.Side{side("2500", 2)}, Start: start, End: end, Balance: -500})
 	if p.FromBalance.Amount != 500 || p.DueNow.Amount != p.Total.Amount-500 {
 		s.Errorf("total %v, from the balance %v, due %v", p.Total, p.FromBalance, p.DueNow)
 	}
@@ -484,7 +519,7 @@ func changeYen(s *scene) {
 	s.World.Advance(by)
 	start, end := period(s, m)
 	p, _ := plan(s, m, yenMore, 2)
-	oracle(s, m, p, "1200", 2, "3100", 2, start, end)
+	oracle(s, p, oracletest.Change{Before: []oracletest.Side{side("1200", 2)}, After: []oracletest.Side{side("3100", 2)}, Start: start, End: end})
 	if e := s.Provider.Capabilities().Exponent("jpy"); p.DueNow.Currency != "jpy" || e != 0 {
 		s.Errorf("due %v with exponent %d", p.DueNow, e)
 	}
@@ -493,7 +528,9 @@ func changeYen(s *scene) {
 func changeDinar(s *scene) {
 	m := s.World.Customer(on(dinar))
 	s.World.Advance(by)
+	start, end := period(s, m)
 	p, _ := plan(s, m, dinarMore, 2)
+	oracle(s, p, oracletest.Change{Before: []oracletest.Side{side("4500", 2)}, After: []oracletest.Side{side("12340", 2)}, Start: start, End: end})
 	if e := s.Provider.Capabilities().Exponent("kwd"); p.DueNow.Currency != "kwd" || e != 3 {
 		s.Errorf("due %v with exponent %d", p.DueNow, e)
 	}
@@ -504,7 +541,7 @@ func changeFraction(s *scene) {
 	s.World.Advance(by)
 	start, end := period(s, m)
 	p, _ := plan(s, m, fraction, 999999)
-	oracle(s, m, p, "0.123456789", 900000, "0.123456789", 999999, start, end)
+	oracle(s, p, oracletest.Change{Before: []oracletest.Side{side("0.123456789", 900000)}, After: []oracletest.Side{side("0.123456789", 999999)}, Start: start, End: end})
 }
 
 func changeTrial(s *scene) {

@@ -85,7 +85,7 @@ func (v *view) customer(c sandbox.Customer, x expansions, at string) (any, error
 func productOf(p sandbox.Product) object {
 	return object{
 		"id": p.ID, "object": "product", "created": unix(p.Created), "livemode": false, "active": p.Active, "name": p.Name,
-		"type": "service", "metadata": metadataOf(p.Metadata), "description": nil, "images": []any{}, "default_price": nil,
+		"metadata": metadataOf(p.Metadata), "description": nil, "images": []any{}, "default_price": nil,
 	}
 }
 
