@@ -243,9 +243,14 @@ func (a *App) Cleanup() error {
 	return nil
 }
 
-// hold keeps what Start opened open until drop. It reports false where it was
-// closed already.
+// hold keeps what Start opened open until drop. It reports false where it is
+// not open, or no longer.
 func (a *App) hold() bool {
+	select {
+	case <-a.ready:
+	default:
+		return false // Start failed, or has not finished
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.holds == 0 {
@@ -284,36 +289,18 @@ func (a *App) closeLater(f func() error) {
 	a.closers = append(a.closers, f)
 }
 
-// Portal returns a tenant's portal by name, once the app has started.
-func (a *App) Portal(name string) (*portalcore.Portal, bool) {
-	select {
-	case <-a.ready:
-	default:
-		return nil, false
-	}
-	s, ok := a.sites[name]
-	if !ok {
-		return nil, false
-	}
-	return s.portal, true
-}
-
-// activeApp returns the app of the config that runs now.
-func activeApp() (*App, bool) {
+// activeSite returns a tenant of the config that runs now.
+func activeSite(name string) (*App, *site, bool) {
 	mod, err := caddy.ActiveContext().AppIfConfigured("billing_portal")
 	if err != nil {
-		return nil, false
+		return nil, nil, false
 	}
 	a, ok := mod.(*App)
 	if !ok {
-		return nil, false
+		return nil, nil, false
 	}
-	select {
-	case <-a.ready:
-		return a, true
-	default:
-		return nil, false
-	}
+	s, ok := a.sites[name]
+	return a, s, ok
 }
 
 // Interface guards

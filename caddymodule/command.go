@@ -144,11 +144,10 @@ func (o demoOptions) run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, caddy.Stop()) }()
 
-	active, ok := activeApp()
+	_, site, ok := activeSite(demoTenant)
 	if !ok {
 		return errors.New("the demo's portal did not start")
 	}
-	site := active.sites[demoTenant]
 	book := site.module.(*SandboxProvider).book
 	ready.Customers = demoCustomers(book.customers)
 	vendor, err := demo.New(demo.Options{

@@ -77,32 +77,40 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 
 // ServeHTTP answers once the app has started.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	if !h.started(r.Context()) && r.Context().Err() != nil {
+		return caddyhttp.Error(http.StatusServiceUnavailable, r.Context().Err())
+	}
+	app, s := h.app, h.site
+	if !app.hold() {
+		// The config that this request came in through is gone. It was taken in
+		// just before a reload, or by a config that listened for a moment and
+		// then failed to start. The config that runs answers.
+		var ok bool
+		if app, s, ok = activeSite(s.tenant.Name); !ok || !app.hold() {
+			return caddyhttp.Error(http.StatusServiceUnavailable, errors.New("billing_portal: this site is no longer configured"))
+		}
+	}
+	defer app.dropLogged()
+	s.ServeHTTP(w, r)
+	return nil
+}
+
+// started waits until the app has started. It reports false where that will
+// not happen any more, or the visitor gave up.
+func (h *Handler) started(ctx context.Context) bool {
 	select {
 	case <-h.app.ready:
+		return true
 	default:
-		select {
-		case <-h.app.ready:
-		case <-h.done:
-			return caddyhttp.Error(http.StatusServiceUnavailable, errors.New("billing_portal: the config was discarded before it started"))
-		case <-r.Context().Done():
-			return caddyhttp.Error(http.StatusServiceUnavailable, r.Context().Err())
-		}
 	}
-	if h.app.hold() {
-		defer h.app.dropLogged()
-		h.site.ServeHTTP(w, r)
-		return nil
+	select {
+	case <-h.app.ready:
+		return true
+	case <-h.done:
+		return false
+	case <-ctx.Done():
+		return false
 	}
-	// A connection that was accepted before a reload can bring its request
-	// after the old config has let go of the store. The new config answers.
-	if app, ok := activeApp(); ok {
-		if s, ok := app.sites[h.site.tenant.Name]; ok && app.hold() {
-			defer app.dropLogged()
-			s.ServeHTTP(w, r)
-			return nil
-		}
-	}
-	return caddyhttp.Error(http.StatusServiceUnavailable, errors.New("billing_portal: this site is no longer configured"))
 }
 
 // ServeHTTP answers with the portal, or with the pages that the provider has
