@@ -121,6 +121,9 @@ func check(v any, s *spec, name string) (any, *sandbox.Error) {
 	if v == "" && !s.clear && s.kind != strmap {
 		return nil, invalid("parameter_invalid_empty", name, "You passed an empty string for '%s'. We assume empty values are an attempt to unset a parameter; however '%s' cannot be unset.", name, name)
 	}
+	if v == "" && s.clear {
+		return "", nil
+	}
 	switch s.kind {
 	case hash, strmap:
 		m, ok := v.(map[string]any)
