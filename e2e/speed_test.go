@@ -14,13 +14,10 @@ import (
 func TestColdOverviewNeedsTwoCalls(t *testing.T) {
 	const each, chain = 200 * time.Millisecond, 2
 	w := startStripeWorld(t)
-	v := signIn(t, w.portal, w.key, "cus_northwind")
 	var cold, warm []time.Duration
 	for range 5 {
+		v := signIn(t, w.portal, w.key, "cus_northwind") // a new session reads the account anew
 		control(t, w.stripe.Control, "/fault", map[string]any{"on": "any", "times": 1000, "kind": "latency", "latency": each.String()}, nil)
-		if p := v.post(t, "/refresh", nil); p.status != http.StatusSeeOther {
-			t.Fatalf("refreshing: %d", p.status)
-		}
 		for _, times := range []*[]time.Duration{&cold, &warm} {
 			begin := time.Now()
 			if p := v.get(t, "/"); p.status != http.StatusOK {
@@ -28,6 +25,7 @@ func TestColdOverviewNeedsTwoCalls(t *testing.T) {
 			}
 			*times = append(*times, time.Since(begin))
 		}
+		control(t, w.stripe.Control, "/fault", map[string]any{"on": "any", "times": 0, "kind": "latency"}, nil)
 	}
 	slices.Sort(cold)
 	slices.Sort(warm)
