@@ -105,18 +105,18 @@ func TestQuantityAndPrice(t *testing.T) {
 	e := newEnv(t)
 	b := e.signedIn("cus_a")
 	choose := formOf(t, b.get("/plan").Body.String(), "/plan")
-	for _, tc := range []struct{ price, quantity, field string }{
+	for _, tc := range []struct{ price, quantity, anchor string }{
 		{"price_team", "0", "quantity"}, {"price_team", "-1", "quantity"}, {"price_team", "1.5", "quantity"}, {"price_team", "1e3", "quantity"},
 		{"price_team", "0x10", "quantity"}, {"price_team", "", "quantity"}, {"price_team", "99999999999999999999", "quantity"}, {"price_team", "1000000000000000000", "quantity"},
 		{"price_team", "٣", "quantity"}, {"price_team", "４", "quantity"}, {"price_team", "4 4", "quantity"}, {"price_team", "+4", "quantity"}, {"price_team", "1", "quantity"},
 		{"price_team", "101", "quantity"}, {"price_team", "NaN", "quantity"}, {"price_team", "<script>", "quantity"},
-		{"price_legacy", "4", "price"}, {"price_nothing", "4", "price"}, {"", "4", "price"}, {"price_team'--", "4", "price"}, {"price_basic", "4", "price"},
+		{"price_legacy", "4", "offers-title"}, {"price_nothing", "4", "offers-title"}, {"", "4", "offers-title"}, {"price_team'--", "4", "offers-title"}, {"price_basic", "4", "offers-title"},
 	} {
 		e.unchanged(tc.price+" "+tc.quantity, func() {
 			w := b.post("/plan", with(choose, "price", tc.price, "quantity", tc.quantity))
 			body := w.Body.String()
-			if w.Code != http.StatusUnprocessableEntity || !strings.Contains(body, `href="#`+tc.field+`"`) || strings.Contains(body, "<script>") {
-				t.Errorf("price %q, quantity %q: %d, want 422 with a message at %s", tc.price, tc.quantity, w.Code, tc.field)
+			if w.Code != http.StatusUnprocessableEntity || !strings.Contains(body, `href="#`+tc.anchor+`"`) || strings.Contains(body, "<script>") {
+				t.Errorf("price %q, quantity %q: %d, want 422 with a message at %s", tc.price, tc.quantity, w.Code, tc.anchor)
 			}
 			if tc.quantity == "101" && !strings.Contains(body, `value="101"`) {
 				t.Error("the entry is lost")

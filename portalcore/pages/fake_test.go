@@ -131,9 +131,6 @@ func (f *fake) Account(_ context.Context, id string) (billing.Account, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.reads++
-	if f.panics {
-		panic("secret of the provider")
-	}
 	a, err := f.get(id)
 	if err != nil {
 		return billing.Account{}, err
@@ -162,6 +159,9 @@ func (f *fake) Invoices(_ context.Context, id, cursor string, _ int) (billing.In
 func (f *fake) Document(_ context.Context, id, invoice string) (billing.Document, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.panics {
+		panic("secret of the provider")
+	}
 	a, err := f.get(id)
 	if err != nil {
 		return billing.Document{}, err
@@ -367,6 +367,7 @@ func newEnv(t testing.TB, change ...func(*Options)) *env {
 		f(&o)
 	}
 	e.pages = must[*Pages](t)(New(o))
+	t.Cleanup(e.pages.Close)
 	return e
 }
 

@@ -39,8 +39,14 @@ func (v *visit) invoices() {
 	}
 	framed := make(chan frame, 1)
 	go func() {
-		s, err := v.snapshot()
-		framed <- frame{s, err}
+		f := frame{err: errors.New("reading the account panicked")}
+		defer func() {
+			if e := recover(); e != nil {
+				v.Log.Error("panic while reading an account", zap.String("request_id", v.id), zap.Any("panic", e))
+			}
+			framed <- f
+		}()
+		f.snap, f.err = v.snapshot()
 	}()
 	list, err := v.Corridor.Provider.Invoices(v.r.Context(), v.sess.Customer, cursor, invoicesPerPage)
 	f := <-framed

@@ -95,7 +95,7 @@ type Pages struct {
 	countries map[string][]templates.Country // by locale
 }
 
-// New checks o and returns the pages. It does no I/O.
+// New checks o and returns the pages, to be closed with Close. It does no I/O.
 func New(o Options) (*Pages, error) {
 	o.Now = orNow(o.Now)
 	if o.Rand == nil {
@@ -145,6 +145,10 @@ func New(o Options) (*Pages, error) {
 	p.routes = routes()
 	return p, nil
 }
+
+// Close stops what the page cache runs in the background. The pages must not be
+// served any more.
+func (p *Pages) Close() { p.cache.StopAllGoroutines() }
 
 func orNow(now func() time.Time) func() time.Time {
 	if now == nil {
@@ -282,12 +286,20 @@ type visit struct {
 func (p *Pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	v := &visit{Pages: p, w: w, r: r, now: p.Now()}
 	path := r.URL.EscapedPath()
-	if p.SkipAccessLog != nil && (path == templates.PathEnter || strings.Contains(r.URL.RawQuery, templates.FieldToken+"=")) {
+	// Also where somebody mistyped the path, the query may hold a live token.
+	tokenInURL := path == templates.PathEnter || strings.Contains(r.URL.RawQuery, templates.FieldToken+"=")
+	if tokenInURL && p.SkipAccessLog != nil {
 		p.SkipAccessLog(r.Context())
 	}
 	h := w.Header()
 	for k, values := range p.header {
 		h[k] = values
+	}
+	if tokenInURL {
+		// The page's own style sheet would be asked for with the whole address,
+		// token and all, as its Referer, which access logs keep. The origin
+		// alone is enough for the form's Origin header.
+		h["Referrer-Policy"] = []string{"strict-origin"}
 	}
 	defer v.recover()
 	v.id = p.requestID()
@@ -346,6 +358,17 @@ func (v *visit) recover() {
 	if v.wrote {
 		panic(http.ErrAbortHandler)
 	}
+	defer func() {
+		// The page needs what may just have broken.
+		if recover() != nil && !v.wrote {
+			v.sorry()
+		}
+	}()
+	v.message(http.StatusInternalServerError, templates.Message{Kind: "error"})
+}
+
+// sorry is the 500 page where no page can be drawn.
+func (v *visit) sorry() {
 	v.text(http.StatusInternalServerError, "Sorry, there is a problem. Reference: "+v.id+"\n")
 }
 
@@ -408,7 +431,7 @@ func (v *visit) page(status int, locale string, page *templates.Page) {
 	var b bytes.Buffer
 	if err := v.Renderer.Render(&b, locale, page); err != nil {
 		v.Log.Error("could not draw a page", zap.String("request_id", v.id), zap.Error(err))
-		v.text(http.StatusInternalServerError, "Sorry, there is a problem. Reference: "+v.id+"\n")
+		v.sorry()
 		return
 	}
 	v.send(status, htmlType, b.Bytes())

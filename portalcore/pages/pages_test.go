@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 	"github.com/portalcore/caddy-billing-portal/portalcore/link"
 	"github.com/portalcore/caddy-billing-portal/templates"
@@ -98,11 +100,19 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
+// referrerPolicy: an address with a token in it is nobody's Referer.
+func referrerPolicy(name string) string {
+	if strings.HasSuffix(name, " /enter") {
+		return "strict-origin"
+	}
+	return "same-origin"
+}
+
 func checkHeaders(t *testing.T, name string, w *httptest.ResponseRecorder) {
 	t.Helper()
 	h := w.Header()
 	for k, want := range map[string]string{
-		"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin",
+		"X-Content-Type-Options": "nosniff", "Referrer-Policy": referrerPolicy(name), "Cross-Origin-Opener-Policy": "same-origin",
 		"Cross-Origin-Resource-Policy": "same-origin", "X-Frame-Options": "DENY", "Strict-Transport-Security": "max-age=31536000",
 	} {
 		if h.Get(k) != want {
@@ -258,14 +268,20 @@ func TestBodies(t *testing.T) {
 func TestPanic(t *testing.T) {
 	e := newEnv(t)
 	b := e.signedIn("cus_a")
-	e.pages.Renderer = nil // the first use panics
-	w := b.get("/")
-	if w.Code != 500 || strings.Contains(w.Body.String(), "nil pointer") || !strings.Contains(w.Body.String(), w.Header().Get("X-Request-Id")) {
-		t.Errorf("%d %s", w.Code, w.Body)
-	}
-	checkHeaders(t, "panic", w)
-	if e.logs.FilterMessageSnippet("panic").Len() != 1 {
-		t.Error("the panic is not in the log")
+	for name, breakIt := range map[string]func(){
+		"provider": func() { e.provider.panics = true },
+		"renderer": func() { e.pages.Renderer = nil },
+	} {
+		breakIt()
+		w := b.get("/invoices/in_cus_a/pdf")
+		if w.Code != 500 || strings.Contains(w.Body.String(), "secret") || strings.Contains(w.Body.String(), "nil pointer") ||
+			!strings.Contains(w.Body.String(), w.Header().Get("X-Request-Id")) {
+			t.Errorf("%s: %d %s", name, w.Code, w.Body)
+		}
+		checkHeaders(t, name, w)
+		if e.logs.FilterMessageSnippet("panic").FilterField(zap.String("request_id", w.Header().Get("X-Request-Id"))).Len() != 1 {
+			t.Errorf("%s: the panic is not in the log", name)
+		}
 	}
 }
 
