@@ -500,6 +500,9 @@ type world struct {
 	fake  *fake
 	rules []policy.Rule
 	limit billing.Plan
+	// accounts is what all corridors of this world read through; they only
+	// read afresh.
+	accounts *account.Accounts
 }
 
 const tenant = "acme"
@@ -531,9 +534,11 @@ func (w *world) mustBeDurable(customer string, step billing.Step, key string) {
 
 // corridor is one process's corridor (or one of several in it).
 func (w *world) corridor(process string, s store.Store, p billing.Provider) *Corridor {
-	accounts, err := account.New(p, w.clock.Now, 0)
-	if err != nil {
-		w.t.Fatal(err)
+	if w.accounts == nil {
+		var err error
+		if w.accounts, err = account.New(w.fake, w.clock.Now, 0); err != nil {
+			w.t.Fatal(err)
+		}
 	}
 	plan := w.limit
 	plan.Key, plan.Name, plan.Rank, plan.Prices = "team", "Team", 2, []billing.Price{team, euro}
@@ -546,7 +551,7 @@ func (w *world) corridor(process string, s store.Store, p billing.Provider) *Cor
 		w.t.Fatal(err)
 	}
 	return &Corridor{
-		Store: s, Tenant: tenant, Provider: p, Accounts: accounts,
+		Store: s, Tenant: tenant, Provider: p, Accounts: w.accounts,
 		Journal: &journal.Journal{
 			Store: s, Tenant: tenant, Now: w.clock.Now, Process: process, LeaseTime: time.Minute, Changed: session.BumpVersion,
 		},
