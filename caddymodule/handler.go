@@ -22,8 +22,8 @@ func init() {
 // link that the vendor's backend gets from POST /v1/billing_portal/sessions,
 // or signs itself.
 //
-// Requests with a token in their URL (/enter) are left out of the access log;
-// the portal writes a line of its own without the token.
+// Requests with a token in their URL (/enter) or Referer are left out of the
+// access log; the portal writes a line of its own without the token.
 //
 // Place it before templates where the order is yours (inside route): its pages
 // must not be evaluated by another template engine.
@@ -77,6 +77,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 
 // ServeHTTP answers once the app has started.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	// The page that asks before it opens has the token in its URL, which some
+	// clients name in what they ask for next.
+	if strings.Contains(r.Referer(), "token=") {
+		skipAccessLog(r.Context())
+	}
 	if !h.started(r.Context()) && r.Context().Err() != nil {
 		return caddyhttp.Error(http.StatusServiceUnavailable, r.Context().Err())
 	}
