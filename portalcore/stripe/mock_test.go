@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/stripe/stripe-mock/embedded"
 	"github.com/stripe/stripe-mock/server"
+	"github.com/stripe/stripe-mock/spec"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 	"github.com/portalcore/caddy-billing-portal/portalcore/stripe"
@@ -23,9 +25,9 @@ import (
 
 // mock is Stripe's own stripe-mock, set up as its main does, with the strict
 // version check.
-func mock(t testing.TB) (http.Handler, string) {
+func mock(t testing.TB) (http.Handler, *spec.Spec) {
 	t.Helper()
-	spec, err := server.LoadSpec(embedded.OpenAPISpec, "")
+	sp, err := server.LoadSpec(embedded.OpenAPISpec, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,13 +35,13 @@ func mock(t testing.TB) (http.Handler, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stub, err := server.NewStubServer(fixtures, spec, true, false)
+	stub, err := server.NewStubServer(fixtures, sp, true, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", stub.HandleRequest)
-	return &server.DoubleSlashFixHandler{Mux: mux}, spec.Info.Version
+	return &server.DoubleSlashFixHandler{Mux: mux}, sp
 }
 
 // owner puts one customer's id into every answer of stripe-mock's, whose
@@ -50,7 +52,11 @@ type owner struct {
 	mock http.Handler
 	mu   sync.Mutex
 	seen map[string]bool
-	edit func(path string, o map[string]any)
+	// shapes are the spec's objects; expanded counts what was held against
+	// them.
+	shapes   map[string]*spec.Schema
+	expanded int
+	edit     func(path string, o map[string]any)
 }
 
 var objectID = regexp.MustCompile(`^(?:cus|sub|in|pm|cs|price)_\w+$`)
@@ -79,12 +85,53 @@ func (o *owner) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := json.Unmarshal(rec.Body.Bytes(), &v); err != nil {
 		o.t.Errorf("stripe-mock answers %s", rec.Body)
 	}
+	o.expansions(r, body, v)
 	own(v)
 	if o.edit != nil {
 		o.edit(r.URL.Path, v)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(v)
+}
+
+// expansions checks what a request asks to expand, which stripe-mock does not:
+// at most four levels, each a property that the spec says can be expanded.
+func (o *owner) expansions(r *http.Request, body []byte, v map[string]any) {
+	q := r.URL.Query()
+	if r.Method == http.MethodPost {
+		q, _ = url.ParseQuery(string(body))
+	}
+	for _, x := range q["expand[]"] {
+		parts := strings.Split(x, ".")
+		kind, _ := v["object"].(string)
+		rest := parts
+		if l, ok := v["data"].([]any); kind == "list" && ok && len(l) > 0 && parts[0] == "data" {
+			kind, _ = l[0].(map[string]any)["object"].(string)
+			rest = parts[1:]
+		}
+		o.mu.Lock()
+		o.expanded++
+		o.mu.Unlock()
+		if len(parts) > 4 || !o.expandable(o.shapes[kind], rest) {
+			o.t.Errorf("%s %s: %q cannot be expanded on a %s", r.Method, r.URL.Path, x, kind)
+		}
+	}
+}
+
+func (o *owner) expandable(s *spec.Schema, parts []string) bool {
+	switch {
+	case len(parts) == 0:
+		return true
+	case s == nil:
+		return false
+	case s.Ref != "":
+		return o.expandable(o.shapes[strings.TrimPrefix(s.Ref, "#/components/schemas/")], parts)
+	case s.Items != nil:
+		return o.expandable(s.Items, parts)
+	case len(s.AnyOf) > 0:
+		return slices.ContainsFunc(s.AnyOf, func(x *spec.Schema) bool { return o.expandable(x, parts) })
+	}
+	return s.XExpandableFields != nil && slices.Contains(*s.XExpandableFields, parts[0]) && o.expandable(s.Properties[parts[0]], parts[1:])
 }
 
 func own(v any) {
@@ -131,7 +178,8 @@ func each(v any, object string, fn func(map[string]any)) {
 }
 
 func TestStripeMockVersionIsOurs(t *testing.T) {
-	h, version := mock(t)
+	h, sp := mock(t)
+	version := sp.Info.Version
 	if version != stripe.Version {
 		t.Fatalf("stripe-mock checks version %s, we send %s", version, stripe.Version)
 	}
@@ -160,8 +208,8 @@ func TestStripeMockVersionIsOurs(t *testing.T) {
 // list at the end is complete: a request added to the provider without being
 // sent here fails the test, as does one that is listed and not sent.
 func TestStripeMockAcceptsEveryRequest(t *testing.T) {
-	m, _ := mock(t)
-	o := &owner{t: t, mock: m, seen: map[string]bool{}}
+	m, sp := mock(t)
+	o := &owner{t: t, mock: m, shapes: sp.Components.Schemas, seen: map[string]bool{}}
 	srv := httptest.NewServer(o)
 	defer srv.Close()
 	p, err := stripe.New(stripe.Options{Key: "rk_test_0123456789", BaseURL: srv.URL})
@@ -301,6 +349,12 @@ func TestStripeMockAcceptsEveryRequest(t *testing.T) {
 		t.Error("the list of products was never asked for")
 	}
 
+	if o.expanded < 10 {
+		t.Errorf("only %d expansions were seen", o.expanded)
+	}
+	if o.expandable(o.shapes["subscription"], []string{"items", "data", "price", "owner"}) || o.expandable(o.shapes["customer"], []string{"name"}) {
+		t.Error("the check lets everything through")
+	}
 	want := []string{
 		"GET /v1/checkout/sessions", "GET /v1/checkout/sessions/{id}", "GET /v1/customers/{id}", "GET /v1/customers/{id}/payment_methods",
 		"GET /v1/invoice_payments", "GET /v1/invoices", "GET /v1/invoices/{id}", "GET /v1/payment_methods/{id}", "GET /v1/prices",

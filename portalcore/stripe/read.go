@@ -98,7 +98,7 @@ func (p *Provider) subscriptions(ctx context.Context, customerID string) ([]subs
 		}
 		// The product would be the fifth level, which Stripe refuses: products
 		// are read in a second stage.
-		f.expand("data.items.data.price", "data.latest_invoice")
+		f.expand("data.latest_invoice")
 		var l list[subscription]
 		a, err := p.get(ctx, &l, f, "subscriptions")
 		if err != nil {

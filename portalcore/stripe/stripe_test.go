@@ -385,7 +385,7 @@ func TestDocument(t *testing.T) {
 // The overview takes two dependent calls and no more: with a delay on every
 // request it comes in under 1.2 times twice the delay.
 func TestAccountChain(t *testing.T) {
-	const delay = 150 * time.Millisecond
+	const delay = 300 * time.Millisecond
 	slow := func(body string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
 			time.Sleep(delay)

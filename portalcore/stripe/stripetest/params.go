@@ -24,6 +24,7 @@ const (
 	hash   // fields
 	array  // a list of elem, indexed or with []
 	strmap // a hash with any keys, whose values are strings
+	expand // an array of the properties named in values
 )
 
 // spec says what a parameter may be.
@@ -47,6 +48,12 @@ var (
 func oneOf(values ...string) *spec { return &spec{kind: enum, values: values} }
 func obj(fields map[string]*spec) *spec {
 	return &spec{kind: hash, fields: fields}
+}
+
+// expands is the parameter expand of an endpoint that can expand these
+// properties and no others.
+func expands(properties ...string) *spec {
+	return &spec{kind: expand, values: properties, elem: str}
 }
 
 func invalid(code, param, format string, args ...any) *sandbox.Error {
@@ -154,7 +161,7 @@ func check(v any, s *spec, name string) (any, *sandbox.Error) {
 			out[k] = y
 		}
 		return out, nil
-	case array:
+	case array, expand:
 		var l []any
 		switch x := v.(type) {
 		case []any:
@@ -182,6 +189,9 @@ func check(v any, s *spec, name string) (any, *sandbox.Error) {
 				return nil, e
 			}
 			out = append(out, y)
+		}
+		if s.kind == expand {
+			return expansionsOf(out, s.values)
 		}
 		return out, nil
 	}
@@ -216,10 +226,13 @@ func check(v any, s *spec, name string) (any, *sandbox.Error) {
 // expansions are what a call asked to expand.
 type expansions map[string]bool
 
-// expand checks the expand parameter against what the endpoint can expand.
-func (a args) expand(can ...string) (expansions, *sandbox.Error) {
+// expansions are what the call asked to expand.
+func (a args) expansions() expansions { x, _ := a["expand"].(expansions); return x }
+
+func expansionsOf(asked []any, can []string) (any, *sandbox.Error) {
 	out := expansions{}
-	for _, x := range a.strs("expand") {
+	for _, v := range asked {
+		x := v.(string)
 		if strings.Count(x, ".") > 3 {
 			return nil, invalid("", "expand", "You cannot expand more than 4 levels of a property. Property: %s", x)
 		}
@@ -233,9 +246,9 @@ func (a args) expand(can ...string) (expansions, *sandbox.Error) {
 	return out, nil
 }
 
-// paged adds the parameters of a list.
-func paged(m map[string]*spec) map[string]*spec {
-	for k, s := range map[string]*spec{"limit": num, "starting_after": str, "ending_before": str, "expand": strs} {
+// paged adds the parameters of a list whose objects can expand properties.
+func paged(m map[string]*spec, properties ...string) map[string]*spec {
+	for k, s := range map[string]*spec{"limit": num, "starting_after": str, "ending_before": str, "expand": expands(properties...)} {
 		m[k] = s
 	}
 	return m

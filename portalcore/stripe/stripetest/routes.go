@@ -3,12 +3,16 @@ package stripetest
 import (
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 	"github.com/portalcore/caddy-billing-portal/portalcore/sandbox"
 )
 
-var expandOnly = map[string]*spec{"expand": strs}
+// only is an endpoint that takes nothing but expand.
+func only(properties ...string) map[string]*spec {
+	return map[string]*spec{"expand": expands(properties...)}
+}
 
 // changedItems are the items of an update and of a preview.
 var changedItems = &spec{kind: array, elem: obj(map[string]*spec{
@@ -18,28 +22,25 @@ var changedItems = &spec{kind: array, elem: obj(map[string]*spec{
 var proration = oneOf("always_invoice", "create_prorations", "none")
 
 func (h *handler) routes() {
-	h.handle("GET /v1/customers/{id}", expandOnly, getCustomer)
+	h.handle("GET /v1/customers/{id}", only("invoice_settings.default_payment_method", "test_clock"), getCustomer)
 	h.handle("POST /v1/customers/{id}", map[string]*spec{
-		"name": clearStr, "email": clearStr, "phone": clearStr, "metadata": metadata, "expand": strs,
+		"name": clearStr, "email": clearStr, "phone": clearStr, "metadata": metadata, "expand": expands(),
 		"address": obj(map[string]*spec{
 			"line1": clearStr, "line2": clearStr, "city": clearStr, "state": clearStr, "postal_code": clearStr, "country": clearStr,
 		}),
 		"invoice_settings": obj(map[string]*spec{"default_payment_method": clearStr}),
 	}, postCustomer)
 	h.handle("GET /v1/customers/{id}/payment_methods", paged(map[string]*spec{"type": str}), listMethods)
-	h.handle("GET /v1/payment_methods/{id}", expandOnly, func(v *view, id string, a args, _ sandbox.Call) (any, error) {
+	h.handle("GET /v1/payment_methods/{id}", only(), func(v *view, id string, a args, _ sandbox.Call) (any, error) {
 		m, err := v.l.PaymentMethod(v.ctx, id)
 		return method(m), err
 	})
 	h.handle("GET /v1/products", paged(map[string]*spec{"ids": strs, "active": flag}), listProducts)
 	h.handle("GET /v1/prices", paged(map[string]*spec{
 		"active": flag, "type": oneOf("one_time", "recurring"), "lookup_keys": strs, "product": str,
-	}), listPrices)
-	h.handle("GET /v1/prices/{id}", expandOnly, func(v *view, id string, a args, _ sandbox.Call) (any, error) {
-		x, e := a.expand("product")
-		if e != nil {
-			return nil, e
-		}
+	}, "data.product"), listPrices)
+	h.handle("GET /v1/prices/{id}", only("product"), func(v *view, id string, a args, _ sandbox.Call) (any, error) {
+		x := a.expansions()
 		p, err := v.l.Price(v.ctx, id)
 		if err != nil {
 			return nil, err
@@ -49,12 +50,9 @@ func (h *handler) routes() {
 
 	h.handle("GET /v1/subscriptions", paged(map[string]*spec{
 		"customer": str, "status": oneOf("active", "all", "canceled", "ended", "incomplete", "incomplete_expired", "past_due", "paused", "trialing", "unpaid"),
-	}), listSubscriptions)
-	h.handle("GET /v1/subscriptions/{id}", expandOnly, func(v *view, id string, a args, _ sandbox.Call) (any, error) {
-		x, e := a.expand(ofSubscription...)
-		if e != nil {
-			return nil, e
-		}
+	}, listed(ofSubscription)...), listSubscriptions)
+	h.handle("GET /v1/subscriptions/{id}", only(ofSubscription...), func(v *view, id string, a args, _ sandbox.Call) (any, error) {
+		x := a.expansions()
 		s, err := v.l.Subscription(v.ctx, id)
 		if err != nil {
 			return nil, err
@@ -62,7 +60,7 @@ func (h *handler) routes() {
 		return v.subscription(s, x, "")
 	})
 	h.handle("POST /v1/subscriptions/{id}", map[string]*spec{
-		"items": changedItems, "proration_behavior": proration, "proration_date": num, "metadata": metadata, "expand": strs,
+		"items": changedItems, "proration_behavior": proration, "proration_date": num, "metadata": metadata, "expand": expands(ofSubscription...),
 		"payment_behavior":     oneOf("allow_incomplete", "default_incomplete", "pending_if_incomplete", "error_if_incomplete"),
 		"cancel_at_period_end": flag, "cancel_at": {kind: integer, clear: true}, "default_payment_method": str, "off_session": flag,
 	}, postSubscription)
@@ -71,27 +69,27 @@ func (h *handler) routes() {
 		"customer": str, "subscription": str, "status": oneOf("draft", "open", "paid", "uncollectible", "void"),
 	}), listInvoices)
 	h.handle("POST /v1/invoices/create_preview", map[string]*spec{
-		"customer": str, "subscription": str, "preview_mode": oneOf("next", "recurring"), "expand": strs,
+		"customer": str, "subscription": str, "preview_mode": oneOf("next", "recurring"), "expand": expands(),
 		"subscription_details": obj(map[string]*spec{
 			"items": changedItems, "proration_behavior": proration, "proration_date": num, "cancel_at_period_end": flag,
 			"cancel_at": {kind: integer, clear: true},
 		}),
 	}, preview)
-	h.handle("GET /v1/invoices/{id}", expandOnly, func(v *view, id string, a args, _ sandbox.Call) (any, error) {
+	h.handle("GET /v1/invoices/{id}", only(), func(v *view, id string, a args, _ sandbox.Call) (any, error) {
 		i, err := v.l.Invoice(v.ctx, id)
 		if err != nil {
 			return nil, err
 		}
 		return v.invoice(i), nil
 	})
-	h.handle("POST /v1/invoices/{id}/void", expandOnly, func(v *view, id string, _ args, c sandbox.Call) (any, error) {
+	h.handle("POST /v1/invoices/{id}/void", only(), func(v *view, id string, _ args, c sandbox.Call) (any, error) {
 		i, err := v.l.VoidInvoice(v.ctx, c, id)
 		if err != nil {
 			return nil, err
 		}
 		return v.invoice(i), nil
 	})
-	h.handle("POST /v1/invoices/{id}/pay", map[string]*spec{"payment_method": str, "off_session": flag, "expand": strs},
+	h.handle("POST /v1/invoices/{id}/pay", map[string]*spec{"payment_method": str, "off_session": flag, "expand": expands()},
 		func(v *view, id string, a args, c sandbox.Call) (any, error) {
 			off := true
 			if p := a.flagp("off_session"); p != nil {
@@ -103,18 +101,15 @@ func (h *handler) routes() {
 			}
 			return v.invoice(i), nil
 		})
-	h.handle("GET /v1/invoice_payments", paged(map[string]*spec{"invoice": str, "status": oneOf("canceled", "open", "paid")}), listPayments)
+	h.handle("GET /v1/invoice_payments", paged(map[string]*spec{"invoice": str, "status": oneOf("canceled", "open", "paid")}, "data.payment.payment_intent"), listPayments)
 
 	h.handle("GET /v1/checkout/sessions", paged(map[string]*spec{"customer": str}), listSessions)
 	h.handle("POST /v1/checkout/sessions", map[string]*spec{
 		"mode": oneOf("payment", "setup", "subscription"), "customer": str, "currency": str, "success_url": str, "cancel_url": str,
-		"metadata": metadata, "payment_method_types": strs, "expires_at": num, "expand": strs,
+		"metadata": metadata, "payment_method_types": strs, "expires_at": num, "expand": expands(),
 	}, postSession)
-	h.handle("GET /v1/checkout/sessions/{id}", expandOnly, func(v *view, id string, a args, _ sandbox.Call) (any, error) {
-		x, e := a.expand("setup_intent")
-		if e != nil {
-			return nil, e
-		}
+	h.handle("GET /v1/checkout/sessions/{id}", only("setup_intent"), func(v *view, id string, a args, _ sandbox.Call) (any, error) {
+		x := a.expansions()
 		s, err := v.l.CheckoutSession(v.ctx, id)
 		if err != nil {
 			return nil, err
@@ -134,15 +129,23 @@ func (h *handler) routes() {
 
 // ofSubscription is what can be expanded on a subscription.
 var ofSubscription = []string{
-	"items.data.price", "items.data.price.product", "default_payment_method", "customer", "customer.invoice_settings.default_payment_method",
+	"items.data.price.product", "default_payment_method", "customer", "customer.invoice_settings.default_payment_method",
 	"latest_invoice", "test_clock",
 }
 
-func getCustomer(v *view, id string, a args, _ sandbox.Call) (any, error) {
-	x, e := a.expand("invoice_settings.default_payment_method", "test_clock")
-	if e != nil {
-		return nil, e
+// listed is properties in a list: one level deeper.
+func listed(properties []string) []string {
+	var out []string
+	for _, p := range properties {
+		if strings.Count(p, ".") < 3 {
+			out = append(out, "data."+p)
+		}
 	}
+	return out
+}
+
+func getCustomer(v *view, id string, a args, _ sandbox.Call) (any, error) {
+	x := a.expansions()
 	c, err := v.l.Customer(v.ctx, id)
 	if err != nil {
 		return nil, err
@@ -217,10 +220,7 @@ func listProducts(v *view, _ string, a args, _ sandbox.Call) (any, error) {
 }
 
 func listPrices(v *view, _ string, a args, _ sandbox.Call) (any, error) {
-	x, e := a.expand("data.product")
-	if e != nil {
-		return nil, e
-	}
+	x := a.expansions()
 	if a.str("type") == "one_time" {
 		return listOf("/v1/prices", false, nil), nil
 	}
@@ -257,16 +257,7 @@ func (v *view) customerOf(a args) (string, error) {
 }
 
 func listSubscriptions(v *view, _ string, a args, _ sandbox.Call) (any, error) {
-	var can []string
-	for _, s := range ofSubscription {
-		if s != "items.data.price.product" { // the fifth level
-			can = append(can, "data."+s)
-		}
-	}
-	x, e := a.expand(can...)
-	if e != nil {
-		return nil, e
-	}
+	x := a.expansions()
 	id, err := v.customerOf(a)
 	if err != nil {
 		return nil, err
@@ -333,10 +324,7 @@ func cancelAt(a args, flag *bool) (*bool, *sandbox.Error) {
 }
 
 func postSubscription(v *view, id string, a args, c sandbox.Call) (any, error) {
-	x, e := a.expand(ofSubscription...)
-	if e != nil {
-		return nil, e
-	}
+	x := a.expansions()
 	end, e := cancelAt(a, a.flagp("cancel_at_period_end"))
 	if e != nil {
 		return nil, e
@@ -406,10 +394,7 @@ func preview(v *view, _ string, a args, _ sandbox.Call) (any, error) {
 }
 
 func listPayments(v *view, _ string, a args, _ sandbox.Call) (any, error) {
-	x, e := a.expand("data.payment.payment_intent")
-	if e != nil {
-		return nil, e
-	}
+	x := a.expansions()
 	i, err := v.l.Invoice(v.ctx, a.str("invoice"))
 	if err != nil {
 		return nil, err

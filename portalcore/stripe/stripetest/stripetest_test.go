@@ -130,6 +130,7 @@ func TestStrict(t *testing.T) {
 		{"proration date with none", "POST", "/v1/invoices/create_preview", "subscription=" + a.sub.ID + "&subscription_details[proration_behavior]=none&subscription_details[proration_date]=1", 400, "", "subscription_details[proration_date]", nil},
 		{"expand five deep", "GET", "/v1/subscriptions?customer=" + a.sub.Customer + "&expand[]=data.items.data.price.product", "", 400, "", "expand", nil},
 		{"expand what is not there", "GET", sub + "?expand[]=owner", "", 400, "", "expand", nil},
+		{"expand where nothing can be", "POST", "/v1/invoices/create_preview", "expand[]=lines&subscription=" + a.sub.ID, 400, "", "expand", nil},
 		{"limit 101", "GET", "/v1/invoices?limit=101&customer=" + a.sub.Customer, "", 400, "parameter_invalid_integer", "limit", nil},
 		{"both cursors", "GET", "/v1/invoices?starting_after=a&ending_before=b&customer=" + a.sub.Customer, "", 400, "parameters_exclusive", "ending_before", nil},
 		{"list of nobody", "GET", "/v1/subscriptions?customer=cus_nobody", "", 400, "resource_missing", "customer", nil},
