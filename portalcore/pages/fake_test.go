@@ -57,6 +57,7 @@ type fake struct {
 	refuse string // code of a refused preview
 	goes   bool   // the customer did their part
 	panics bool
+	hangs  bool // Account answers when its caller gives up
 	lists  map[string]billing.InvoicePage
 	pdf    []byte
 	pdfLen int64
@@ -127,8 +128,13 @@ func (f *fake) Find(_ context.Context, id string) (billing.Customer, error) {
 	return a.Customer, nil
 }
 
-func (f *fake) Account(_ context.Context, id string) (billing.Account, error) {
+func (f *fake) Account(ctx context.Context, id string) (billing.Account, error) {
 	f.mu.Lock()
+	if f.hangs {
+		f.mu.Unlock()
+		<-ctx.Done()
+		return billing.Account{}, &billing.Error{Fault: billing.Unavailable, Err: ctx.Err()}
+	}
 	defer f.mu.Unlock()
 	f.reads++
 	a, err := f.get(id)

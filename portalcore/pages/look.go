@@ -76,7 +76,11 @@ func (v *visit) providerDown(err error) {
 		v.Log.Warn("provider does not answer", zap.String("request_id", v.id), zap.Error(err))
 	}
 	v.w.Header().Set("Retry-After", "30")
-	v.message(http.StatusServiceUnavailable, templates.Message{Kind: "provider_down", Href: v.r.URL.Path, Link: linkRetry})
+	m := templates.Message{Kind: "provider_down", Href: v.r.URL.Path, Link: linkRetry}
+	if v.r.Method == http.MethodPost {
+		m = templates.Message{Kind: "provider_down_nothing_sent"}
+	}
+	v.message(http.StatusServiceUnavailable, m)
 }
 
 // look starts a page of the account.

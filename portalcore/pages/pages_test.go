@@ -346,6 +346,10 @@ func TestProviderDown(t *testing.T) {
 			t.Errorf("%s: %d, want 503", path, w.Code)
 		}
 	}
+	choose := url.Values{"subscription": {"sub_a"}, "price": {"price_team"}, "quantity": {"4"}}
+	if w := b.post("/plan", choose); w.Code != 503 || !strings.Contains(w.Body.String(), "Nothing was sent") {
+		t.Errorf("POST /plan: %d, want 503 that says nothing was sent", w.Code)
+	}
 	e.provider.down = false
 	if w := b.get("/"); w.Code != 200 {
 		t.Fatalf("up again: %d", w.Code)
@@ -362,6 +366,21 @@ func TestProviderDown(t *testing.T) {
 			t.Errorf("cancel: %d, want 503 that says nothing was sent: %s", w.Code, w.Body)
 		}
 	})
+}
+
+// TestSlowProvider holds that a page with an older copy at hand does not wait
+// long for a new one.
+func TestSlowProvider(t *testing.T) {
+	e := newEnv(t)
+	b := e.signedIn("cus_a")
+	b.get("/")
+	e.advance(2 * time.Minute)
+	e.provider.hangs = true
+	begun := time.Now()
+	w := b.get("/")
+	if took := time.Since(begun); w.Code != 200 || took > 2*patience || !strings.Contains(w.Body.String(), "banner warn") {
+		t.Errorf("%d after %s, want an old copy that says so after about %s", w.Code, took, patience)
+	}
 }
 
 func TestBanners(t *testing.T) {
