@@ -362,3 +362,37 @@ func TestCaddyfileExample(t *testing.T) {
 		t.Errorf("validating opened %d stores", n)
 	}
 }
+
+// TestConfigurationIsDocumented holds that docs/configuration.md names every
+// subdirective that the grammar takes, and no longer ones.
+func TestConfigurationIsDocumented(t *testing.T) {
+	doc := readGolden(t, "../docs/configuration.md")
+	for where, in := range map[string]string{
+		"global":    "{\nbilling_portal {\nno_such\n}\n}",
+		"directive": "x {\nbilling_portal {\nno_such\n}\n}",
+		"stripe":    "x {\nbilling_portal {\nprovider stripe {\nno_such\n}\n}\n}",
+		"sandbox":   "x {\nbilling_portal {\nprovider sandbox {\nno_such\n}\n}\n}",
+		"trust":     "x {\nbilling_portal {\ntrust a {\nno_such\n}\n}\n}",
+		"session":   "x {\nbilling_portal {\nsession {\nno_such\n}\n}\n}",
+		"plan":      "x {\nbilling_portal {\ncatalogue {\nplan a {\nno_such\n}\n}\n}\n}",
+		"policy":    "x {\nbilling_portal {\npolicy {\nno_such\n}\n}\n}",
+		"rule":      "x {\nbilling_portal {\npolicy {\nallow cancel {\nno_such\n}\n}\n}\n}",
+		"brand":     "x {\nbilling_portal {\nbrand {\nno_such\n}\n}\n}",
+	} {
+		_, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(in), map[string]any{"filename": "Caddyfile"})
+		if err == nil {
+			t.Fatalf("%s: no error", where)
+		}
+		_, names, ok := strings.Cut(err.Error(), ": it takes ")
+		if !ok {
+			t.Fatalf("%s: %v", where, err)
+		}
+		names, _, _ = strings.Cut(names, ", at ")
+		names, _, _ = strings.Cut(names, " at Caddyfile")
+		for name := range strings.SplitSeq(names, ", ") {
+			if !strings.Contains(doc, "`"+name+"`") && !strings.Contains(doc, "`"+name+" ") {
+				t.Errorf("%s: docs/configuration.md does not name `%s`", where, name)
+			}
+		}
+	}
+}
