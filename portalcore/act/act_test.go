@@ -208,6 +208,41 @@ func TestSecondPostingAfterTheEffect(t *testing.T) {
 	}
 }
 
+// One posting found no intent and reads the account; meanwhile the other one
+// does everything. What the first one then sees (nothing would change, or the
+// version moved) is the other's work: it shows that, and no error.
+func TestPostingOvertaken(t *testing.T) {
+	t.Run("Confirm", func(t *testing.T) {
+		w := newWorld(t)
+		c := w.plain()
+		pin := prepare(t, c, who(1), change(1))
+		w.fake.whenRead = func() {
+			if done, err := c.Confirm(context.Background(), who(1), pin.Nonce); err != nil || done.Intent.State != journal.Succeeded {
+				t.Errorf("overtaking: %s, %v", done.Intent.State, err)
+			}
+		}
+		done, err := c.Confirm(t.Context(), who(1), pin.Nonce)
+		if err != nil || done.Fresh != nil || done.Intent.State != journal.Succeeded || len(w.fake.sent) != 1 {
+			t.Errorf("overtaken: %+v, %v", done, err)
+		}
+	})
+	t.Run("Do", func(t *testing.T) {
+		w := newWorld(t)
+		c := w.plain()
+		n := nonce(t, c)
+		cancel := billing.Action{Kind: billing.Cancel, Subscription: "sub_1a"}
+		w.fake.whenRead = func() {
+			if i, err := c.Do(context.Background(), who(1), n, "v1", cancel); err != nil || i.State != journal.Succeeded {
+				t.Errorf("overtaking: %s, %v", i.State, err)
+			}
+		}
+		i, err := c.Do(t.Context(), who(1), n, "v1", cancel)
+		if err != nil || i.State != journal.Succeeded || len(w.fake.sent) != 1 {
+			t.Errorf("overtaken: %s, %v", i.State, err)
+		}
+	})
+}
+
 func TestTwoSessionsOneSubscription(t *testing.T) {
 	w := newWorld(t)
 	c := w.plain()

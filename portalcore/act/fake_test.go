@@ -195,6 +195,8 @@ type fake struct {
 	script func(n int, step billing.Step) fault
 	// before runs at the beginning of every Execute.
 	before func(customer string, step billing.Step, key string)
+	// whenRead runs once, before the next Account.
+	whenRead func()
 	// due changes the sum of every preview.
 	due         int64
 	previewErr  error
@@ -249,6 +251,12 @@ func (f *fake) Document(context.Context, string, string) (billing.Document, erro
 
 func (f *fake) Account(ctx context.Context, customer string) (billing.Account, error) {
 	f.mu.Lock()
+	if fn := f.whenRead; fn != nil {
+		f.whenRead = nil
+		f.mu.Unlock()
+		fn()
+		f.mu.Lock()
+	}
 	defer f.mu.Unlock()
 	f.accounts++
 	if err := cmpErr(ctx.Err(), f.accountErr); err != nil {
