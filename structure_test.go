@@ -48,14 +48,16 @@ var neighbours = map[[2]string]string{
 // ours. Providers and store implementations are here, so nothing of the main
 // line can import one: only the shell, stripetest and tests choose them.
 var beside = map[string][]string{
-	"portalcore/stripe":            {"portalcore/billing"},
-	"portalcore/sandbox":           {"portalcore/billing", "portalcore/store"},
-	"portalcore/providertest":      {"portalcore/billing"},
-	"portalcore/store/badger":      {"portalcore/store"},
-	"portalcore/store/postgres":    {"portalcore/store"},
-	"portalcore/store/storetest":   {"portalcore/store"},
-	"portalcore/stripe/stripetest": {"portalcore/billing", "portalcore/store", "portalcore/store/badger", "portalcore/sandbox", "portalcore/stripe"},
-	"templates":                    {"portalcore/billing"},
+	"portalcore/stripe":                           {"portalcore/billing"},
+	"portalcore/sandbox":                          {"portalcore/billing", "portalcore/store"},
+	"portalcore/sandbox/oracletest":               {"portalcore/billing"},
+	"portalcore/providertest":                     {"portalcore/billing", "portalcore/sandbox", "portalcore/sandbox/oracletest"},
+	"portalcore/store/badger":                     {"portalcore/store"},
+	"portalcore/store/postgres":                   {"portalcore/store"},
+	"portalcore/store/storetest":                  {"portalcore/store"},
+	"portalcore/stripe/stripetest":                {"portalcore/billing", "portalcore/store", "portalcore/store/badger", "portalcore/sandbox", "portalcore/stripe"},
+	"portalcore/stripe/stripetest/cmd/stripetest": {"portalcore/stripe/stripetest", "portalcore/sandbox", "portalcore/store", "portalcore/store/badger"},
+	"templates":                                   {"portalcore/billing"},
 }
 
 // besideUsers names who of the main line may import a package of beside.

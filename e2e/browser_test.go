@@ -5,6 +5,8 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +15,7 @@ import (
 	"time"
 
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/network"
 	cdpage "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
@@ -74,7 +77,10 @@ func (b *browser) size(width int64, dark bool) {
 	}
 	b.run(
 		emulation.SetDeviceMetricsOverride(width, 900, 1, width < 600),
-		emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}),
+		emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{
+			{Name: "prefers-color-scheme", Value: scheme},
+			{Name: "prefers-reduced-motion", Value: "reduce"}, // colours change at once
+		}),
 	)
 }
 
@@ -171,6 +177,52 @@ func (b *browser) arrive() {
 	b.t.Fatalf("%s: no new page within 6 s:\n%s", b.url(), b.text())
 }
 
+// arriveAt waits for a page of that path, over pages that forward by
+// themselves.
+func (b *browser) arriveAt(path string) {
+	b.t.Helper()
+	for range 300 {
+		if u, err := url.Parse(b.url()); err == nil && strings.HasPrefix(u.Path, path) {
+			b.run(chromedp.WaitReady("h1", chromedp.ByQuery))
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	b.t.Fatalf("still at %s, not at %s:\n%s", b.url(), path, b.text())
+}
+
+// submitFirst posts the page's first form to that path, whatever its button
+// says.
+func (b *browser) submitFirst(path string) {
+	b.t.Helper()
+	var found bool
+	b.js(fmt.Sprintf(`(() => {
+		const f = document.querySelector('form[action=%q]');
+		if (!f) return false;
+		window.leaving = true;
+		f.querySelector("button").click();
+		return true;
+	})()`, path), &found)
+	if !found {
+		b.t.Fatalf("%s: no form posts to %s:\n%s", b.url(), path, b.text())
+	}
+	b.arrive()
+}
+
+// cookies are the browser's cookies for an address.
+func (b *browser) cookies(address string) []*http.Cookie {
+	b.t.Helper()
+	var list []*http.Cookie
+	b.run(chromedp.ActionFunc(func(ctx context.Context) error {
+		all, err := network.GetCookies().WithURLs([]string{address}).Do(ctx)
+		for _, c := range all {
+			list = append(list, &http.Cookie{Name: c.Name, Value: c.Value})
+		}
+		return err
+	}))
+	return list
+}
+
 // fill types into the field with that id or name.
 func (b *browser) fill(field, value string) {
 	b.t.Helper()
@@ -187,6 +239,21 @@ func (b *browser) fill(field, value string) {
 	})()`, field, field, v), &found)
 	if !found {
 		b.t.Fatalf("%s: there is no field %q", b.url(), field)
+	}
+}
+
+// check chooses the radio button whose label holds text.
+func (b *browser) check(text string) {
+	b.t.Helper()
+	var found bool
+	b.js(fmt.Sprintf(`(() => {
+		const l = [...document.querySelectorAll("label")].find(l => l.innerText.includes(%q));
+		if (!l) return false;
+		l.click();
+		return true;
+	})()`, text), &found)
+	if !found {
+		b.t.Fatalf("%s: nothing to choose says %q:\n%s", b.url(), text, b.text())
 	}
 }
 
@@ -212,13 +279,15 @@ func (b *browser) shot(name string) {
 	}
 }
 
-// variants are the ways in which each page is looked at.
+// variants are the ways in which each page is looked at; axe says in which of
+// them axe-core looks too (what it sees differs by scheme and by layout).
 var variants = []struct {
-	name  string
-	width int64
-	dark  bool
+	name      string
+	width     int64
+	dark, axe bool
 }{
-	{"1280-light", 1280, false}, {"1280-dark", 1280, true}, {"390-light", 390, false}, {"390-dark", 390, true}, {"320-light", 320, false},
+	{"1280-light", 1280, false, true}, {"1280-dark", 1280, true, true}, {"390-light", 390, false, true},
+	{"390-dark", 390, true, false}, {"320-light", 320, false, false},
 }
 
 // inspect checks what holds of every page: no accessibility violations
@@ -228,7 +297,9 @@ func (b *browser) inspect(name string) {
 	b.t.Helper()
 	for _, v := range variants {
 		b.size(v.width, v.dark)
-		b.axe(name + " " + v.name)
+		if v.axe {
+			b.axe(name + " " + v.name)
+		}
 		var problems []string
 		b.js(`(() => {
 			const p = [];

@@ -257,10 +257,14 @@ func fault(t *testing.T, door, on, kind, latency string) {
 	control(t, door, "/fault", f, nil)
 }
 
-// mint makes a link the way a vendor's backend does.
-func mint(t *testing.T, portal, key, customer string) string {
+// mint makes a link the way a vendor's backend does. fields are further
+// parameters, by name and value.
+func mint(t *testing.T, portal, key, customer string, fields ...string) string {
 	t.Helper()
 	form := url.Values{"customer": {customer}}
+	for i := 0; i < len(fields); i += 2 {
+		form.Set(fields[i], fields[i+1])
+	}
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, portal+"/v1/billing_portal/sessions", strings.NewReader(form.Encode()))
 	if err != nil {
 		t.Fatal(err)

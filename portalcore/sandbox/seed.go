@@ -20,9 +20,9 @@ var seedPlans = []struct {
 	projects        string
 	usd, eur        int64 // one seat for a month; a year costs ten months
 }{
-	{"basic", "Basic", "For one team that gets started.", "1", []string{"E-mail support", "7 days of history"}, "5", 1000, 900},
-	{"team", "Team", "For teams that work together every day.", "2", []string{"Everything in Basic", "Priority support", "90 days of history"}, "50", 2000, 1850},
-	{"business", "Business", "For companies with rules of their own.", "3", []string{"Everything in Team", "Single sign-on", "Audit log", "Unlimited history"}, "500", 4000, 3700},
+	{"basic", "Basic", "For one team that gets started.", "1", []string{"E-mail support"}, "5", 1000, 900},
+	{"team", "Team", "For teams that work together every day.", "2", []string{"E-mail support", "Priority support", "Timeline view"}, "50", 2000, 1850},
+	{"business", "Business", "For companies with rules of their own.", "3", []string{"E-mail support", "Priority support", "Timeline view", "Single sign-on", "Audit log"}, "500", 4000, 3700},
 }
 
 // moment is a step of a demo customer's past.
