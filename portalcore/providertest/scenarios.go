@@ -7,6 +7,7 @@ import (
 	"math/big"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
@@ -93,6 +94,7 @@ var scenarios = map[string]func(*scene){
 	"details/changed":                      detailsChanged,
 	"details/address replaced":             detailsAddress,
 	"execute/same key twice":               executeTwice,
+	"execute/same key at once":             executeAtOnce,
 	"execute/same key, other step":         executeOtherStep,
 	"execute/reference missing":            executeNoRef,
 	"execute/no key":                       executeNoKey,
@@ -914,6 +916,31 @@ func executeTwice(s *scene) {
 	}
 	if n := s.effects(m.ID) - before; n != 1 {
 		s.Errorf("one key, three times: %d effects", n)
+	}
+}
+
+func executeAtOnce(s *scene) {
+	m := s.World.Customer(on(basic))
+	s.World.Advance(by)
+	p := s.preview(m.ID, change(m, team, 2))
+	before, key := s.effects(m.ID), s.key()
+	results := make([]billing.Result, 8)
+	errs := make([]error, len(results))
+	var wg sync.WaitGroup
+	for i := range results {
+		wg.Go(func() { results[i], errs[i] = s.Provider.Execute(s.ctx, m.ID, p.Steps[0], key) })
+	}
+	wg.Wait()
+	for i, err := range errs {
+		// A provider may ask those that came second to come again.
+		if err != nil && billing.FaultOf(err) != billing.Retryable {
+			s.Errorf("one of eight at once: %v", err)
+		} else if err == nil {
+			s.charged(p, results[i])
+		}
+	}
+	if n := s.effects(m.ID) - before; n != 1 {
+		s.Errorf("one key, eight times at once: %d effects", n)
 	}
 }
 
