@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -255,6 +256,30 @@ func TestSharedDirectory(t *testing.T) {
 	}
 	if status, _, err := get(b, "http://localhost:9080/"); err != nil || status != http.StatusOK {
 		t.Errorf("after three rejected configs: %d %v", status, err)
+	}
+}
+
+// TestSymbolicLinks holds that a directory is one whatever it is called: a
+// second open would find it locked.
+func TestSymbolicLinks(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(dir, "link")
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, "real"), 0o700), os.Symlink(filepath.Join(dir, "real"), link)); err != nil {
+		t.Fatal(err)
+	}
+	before := opened.Load()
+	server(t, config(link, ""))
+	b := enter(t, "http://localhost:9080", testKey)
+	for _, cfg := range []string{config(link, "account_max_age 9s"), config(filepath.Join(dir, "real"), ""), config(dir+"/./link/../link", "")} {
+		if status, body := load(t, cfg); status != http.StatusOK {
+			t.Errorf("%d %s", status, body)
+		}
+	}
+	if n := opened.Load() - before; n != 2 {
+		t.Errorf("%d stores were opened, want 2", n)
+	}
+	if status, _, err := get(b, "http://localhost:9080/"); err != nil || status != http.StatusOK {
+		t.Errorf("the session after the reloads: %d %v", status, err)
 	}
 }
 

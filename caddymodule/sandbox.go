@@ -62,7 +62,7 @@ func (s *SandboxProvider) Provision(caddy.Context) (err error) {
 
 // OpenProvider opens the ledger, or shares the one that is open.
 func (s *SandboxProvider) OpenProvider(ctx context.Context, o ProviderOptions) (Provider, error) {
-	resource, err := realPath(s.dir)
+	resource, err := realDirectory(s.dir)
 	if err != nil {
 		return Provider{}, fmt.Errorf("provider sandbox: %w", err)
 	}

@@ -27,7 +27,8 @@ func init() {
 type Storage interface {
 	// Resource names what the store has for itself while it is open, so that
 	// two configs that mean the same store share it: an absolute path. Settings
-	// that can change while it is open are no part of it.
+	// that can change while it is open are no part of it. It is called when the
+	// app starts.
 	Resource() (string, error)
 	// OpenStore opens the store at resource. Nothing of a config may be kept in
 	// it, because it outlives the config: logger goes to whatever log is
@@ -103,17 +104,18 @@ func (b *BadgerStorage) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// Resource is the absolute directory, through all symbolic links where it
-// exists.
-func (b *BadgerStorage) Resource() (string, error) { return realPath(b.dir) }
+// Resource is the absolute directory without symbolic links. It makes the
+// directory.
+func (b *BadgerStorage) Resource() (string, error) { return realDirectory(b.dir) }
 
-// realPath follows symbolic links, so that two names of one directory are one.
-func realPath(dir string) (string, error) {
-	real, err := filepath.EvalSymlinks(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return dir, nil
+// realDirectory makes a directory and follows symbolic links, so that two names
+// of it are one. It is made first because only then all links can be followed:
+// the name must be the same at the first start and at every reload.
+func realDirectory(dir string) (string, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
 	}
-	return real, err
+	return filepath.EvalSymlinks(dir)
 }
 
 // OpenStore opens the directory.

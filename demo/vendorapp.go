@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-//go:embed pages.html app.css
+//go:embed pages.html app.css icon.svg
 var files embed.FS
 
 // Customer is somebody who can sign in. There are no passwords in a demo.
@@ -34,7 +34,7 @@ var scenarios = map[string]string{
 	"cus_northwind": "Basic, monthly in US dollars, four seats. Begin here.",
 	"cus_globex":    "Team, yearly in euros with VAT, ten seats.",
 	"cus_trial":     "In a trial that ends soon.",
-	"cus_pastdue":   "The last card was declined; the next payment will fail.",
+	"cus_pastdue":   "Past due: the last payment was declined.",
 	"cus_initech":   "A card that will be declined: an upgrade has to wait.",
 	"cus_3ds":       "A bank that asks for confirmation.",
 	"cus_new":       "No plan, no card, no invoices yet.",
@@ -100,10 +100,12 @@ func New(o Options) (*App, error) {
 	mux.HandleFunc("GET /product", a.page("product"))
 	mux.HandleFunc("GET /settings", a.page("settings"))
 	mux.HandleFunc("GET /billing", a.billing)
-	mux.HandleFunc("GET /app.css", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Cache-Control", "max-age=300")
-		http.ServeFileFS(w, r, files, "app.css")
-	})
+	for _, name := range []string{"app.css", "icon.svg"} {
+		mux.HandleFunc("GET /"+name, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=300")
+			http.ServeFileFS(w, r, files, name)
+		})
+	}
 	// Forms of other origins must not sign anybody in or out.
 	a.handler = a.guard(http.NewCrossOriginProtection().Handler(mux))
 	return a, nil
@@ -120,7 +122,7 @@ func (a *App) guard(next http.Handler) http.Handler {
 			return
 		}
 		h := w.Header()
-		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer")
 		next.ServeHTTP(w, r)
