@@ -49,6 +49,7 @@ type fake struct {
 	effects  []string // of Execute, one per key
 	keys     map[string]billing.Result
 	reads    int
+	docs     int
 	previews int
 	// down fails every call; fault and waits are the next Execute's answer.
 	down   bool
@@ -165,6 +166,7 @@ func (f *fake) Invoices(_ context.Context, id, cursor string, _ int) (billing.In
 func (f *fake) Document(_ context.Context, id, invoice string) (billing.Document, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.docs++
 	if f.panics {
 		panic("secret of the provider")
 	}

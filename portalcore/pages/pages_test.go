@@ -152,6 +152,9 @@ func TestOneSpelling(t *testing.T) {
 			t.Errorf("%s: %d, want 404", path, w.Code)
 		}
 	}
+	if e.provider.docs != 0 {
+		t.Errorf("the provider was asked for %d files", e.provider.docs)
+	}
 	// A fragment in the request's target stays in the path.
 	r := httptest.NewRequest("GET", "/", nil)
 	r.URL = &url.URL{Path: "/plan#x"}
@@ -299,8 +302,14 @@ func TestKept(t *testing.T) {
 		t.Errorf("%d reads, want 1", e.provider.reads)
 	}
 	other := e.signedIn("cus_a")
-	if formOf(t, other.get("/").Body.String(), "/resume").Get("nonce") == nonce {
-		t.Error("two sessions share a nonce")
+	viewer := e.signedIn("cus_a", func(c *link.Claims) { c.Role = "viewer" })
+	// All of them at the same version of the account now.
+	theirs := formOf(t, other.get("/").Body.String(), "/resume").Get("nonce")
+	if ours := formOf(t, b.get("/").Body.String(), "/resume").Get("nonce"); ours == theirs || theirs == nonce {
+		t.Error("two sessions share a page")
+	}
+	if strings.Contains(viewer.get("/").Body.String(), `action="/resume"`) {
+		t.Error("a viewer got an owner's page")
 	}
 	if w := b.get("/", header("Accept-Language", "en-XA")); w.Body.String() == first && slices.Contains(e.pages.Renderer.Locales(), "en-XA") {
 		t.Error("another language got the same bytes")
