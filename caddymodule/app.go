@@ -161,6 +161,7 @@ func (a *App) Start() error {
 		if err != nil {
 			return fmt.Errorf("tenant %s: %w", name, err)
 		}
+		a.closeLater(func() error { s.portal.Close(); return nil })
 	}
 	if err := a.startPortals(ctx); err != nil {
 		return err

@@ -105,7 +105,8 @@ func New(o Options) (*Portal, error) {
 	p.corridor = &act.Corridor{
 		Store: o.Store, Tenant: t.Name, Provider: o.Provider, Accounts: accounts, Journal: p.journal,
 		Policy: func(name string) *policy.Policy { return policies[name] }, Catalogue: p.catalogue.Load,
-		Now: o.Now, Rand: o.Rand, Log: o.Logger,
+		ReturnURL: func(intent string) string { return pages.ReturnURL(t.Origin, intent) },
+		Now:       o.Now, Rand: o.Rand, Log: o.Logger,
 	}
 	caps := o.Provider.Capabilities()
 	allowed, err := pages.ReturnTo(t.ReturnTo)
@@ -291,6 +292,13 @@ func (p *Portal) sweep(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// Close stops what the caches run in the background. Nothing may be served any
+// more.
+func (p *Portal) Close() {
+	p.pages.Close()
+	p.corridor.Accounts.Close()
 }
 
 // ServeHTTP answers every request to the tenant's origin.

@@ -23,6 +23,9 @@ const DefaultMaxAge = time.Minute
 const (
 	// keep is how long an account stays at hand for an outage of the provider.
 	keep = 30 * time.Minute
+	// retryAfter is how long an older copy is shown before a provider that did
+	// not answer is asked again.
+	retryAfter = 3 * time.Second
 	// entries bounds the memory: an account of a usual customer is a few kB.
 	entries = 10_000
 	// readTimeout bounds a read: it goes on when the first who asked went away.
@@ -39,6 +42,8 @@ type Snapshot struct {
 	// Stale is true where the provider did not answer and this is an older
 	// copy.
 	Stale bool
+	// failed is when the provider last did not answer, where Stale is set.
+	failed time.Time
 	// turn orders reads by when they began, whatever the clock does.
 	turn uint64
 }
@@ -73,7 +78,12 @@ func New(p billing.Provider, now func() time.Time, maxAge time.Duration) (*Accou
 // does not answer, an older copy is returned with Stale set.
 func (a *Accounts) Cached(ctx context.Context, customer string, version uint64) (Snapshot, error) {
 	s, ok := a.cache.GetIfPresent(customer)
-	if ok && s.Version >= version {
+	if ok && s.Stale {
+		// While the provider is down, not every page waits for it again.
+		if since := a.now().Sub(s.failed); since >= 0 && since < retryAfter {
+			return s, nil
+		}
+	} else if ok && s.Version >= version {
 		// Below zero the clock went backwards: the age is not known.
 		if age := a.now().Sub(s.Read); age >= 0 && age < a.maxAge {
 			return s, nil
@@ -109,11 +119,28 @@ func (a *Accounts) ask(ctx context.Context, customer string, version uint64) (Sn
 	s := Snapshot{Read: a.now(), Version: version, turn: a.turns.Add(1)}
 	var err error
 	if s.Account, err = a.provider.Account(ctx, customer); err != nil {
+		if billing.FaultOf(err) != billing.NotFound {
+			a.failed(customer)
+		}
 		return Snapshot{}, err
 	}
 	a.put(customer, s)
 	return s, nil
 }
+
+// failed marks the copy at hand: the provider did not answer, so it may be old.
+func (a *Accounts) failed(customer string) {
+	a.cache.Compute(customer, func(old Snapshot, found bool) (Snapshot, otter.ComputeOp) {
+		if !found {
+			return old, otter.CancelOp
+		}
+		old.Stale, old.failed = true, a.now()
+		return old, otter.WriteOp
+	})
+}
+
+// Close stops what the cache runs in the background.
+func (a *Accounts) Close() { a.cache.StopAllGoroutines() }
 
 // Drop forgets an account.
 func (a *Accounts) Drop(customer string) { a.cache.Invalidate(customer) }

@@ -96,6 +96,9 @@ func TestOutage(t *testing.T) {
 	if _, err := f.Fresh(t.Context(), "cus", 2); err == nil {
 		t.Error("a decision rests on an old copy")
 	}
+	// A page just after a failure does not wait for the provider again.
+	f.want(t, 2, "b", true, 5)
+	f.now = f.now.Add(time.Minute)
 	fault = &billing.Error{Fault: billing.NotFound}
 	if _, err := f.Cached(t.Context(), "cus", 2); billing.FaultOf(err) != billing.NotFound {
 		t.Errorf("a deleted customer: %v", err)

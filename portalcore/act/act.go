@@ -110,6 +110,9 @@ type Corridor struct {
 	Policy func(name string) *policy.Policy
 	// Catalogue is what is offered now.
 	Catalogue func() *billing.Catalogue
+	// ReturnURL is where the provider's page for confirming a payment leads
+	// back to, for an intent. Optional.
+	ReturnURL func(intent string) string
 	Now       func() time.Time
 	Rand      io.Reader
 	Log       *zap.Logger
@@ -294,6 +297,11 @@ func (c *Corridor) reconsider(ctx context.Context, who Who, nonce string) (billi
 		return fail(err)
 	}
 	if !old {
+		// Only now is the intent known that a page of the provider's (3-D Secure)
+		// leads back to.
+		if c.ReturnURL != nil && a.Kind == billing.ChangePlan {
+			a.ReturnURL = c.ReturnURL(IntentID(c.Tenant, who.Hash, nonce))
+		}
 		again, err := c.preview(ctx, who, a, pin.Preview.At)
 		if err != nil {
 			return fail(err)

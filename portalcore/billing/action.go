@@ -44,8 +44,9 @@ type Action struct {
 	PaymentMethod string `json:"payment_method,omitempty"`
 	// Details are the new details (UpdateDetails); nil members stay.
 	Details *Details `json:"details,omitempty"`
-	// ReturnURL is where the provider's page leads back to, done or not
-	// (AddPaymentMethod): a URL of the portal.
+	// ReturnURL is where the provider's page leads back to, done or not: a URL
+	// of the portal (AddPaymentMethod; ChangePlan where the provider has a page
+	// for confirming its payment that can lead back, else it is ignored).
 	ReturnURL string `json:"return_url,omitempty"`
 }
 

@@ -56,8 +56,9 @@ type Provider interface {
 
 	// Outcome reads whether a step that was sent under key took effect, by
 	// object version and target state. It changes nothing. For a step whose
-	// Result was AwaitingCustomer it says Applied, with a new Result, once the
-	// customer has done their part, and NotApplied once they no longer can.
+	// Result was AwaitingCustomer or Processing it says Applied with a new
+	// Result: in the same state while it still waits, Done once the customer has
+	// done their part; and NotApplied once they no longer can.
 	Outcome(ctx context.Context, customer string, step Step, key string, last *Result) (Outcome, Result, error)
 }
 

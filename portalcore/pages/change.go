@@ -401,7 +401,7 @@ func (v *visit) addMethodPage() {
 // form's answer must not redirect to another origin.
 func (v *visit) addMethod() {
 	id := act.IntentID(v.Corridor.Tenant, v.sess.Hash, v.form[templates.FieldNonce])
-	i, err := v.do(billing.Action{Kind: billing.AddPaymentMethod, ReturnURL: v.Origin + pathReturn + id})
+	i, err := v.do(billing.Action{Kind: billing.AddPaymentMethod, ReturnURL: ReturnURL(v.Origin, id)})
 	if _, ok := goTo(&i); err == nil && ok {
 		v.redirect(pathLeave + i.ID)
 		return

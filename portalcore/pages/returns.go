@@ -10,3 +10,6 @@ func ReturnTo(urls []string) (allowed func(string) bool, err error) {
 	}
 	return func(s string) bool { return allowedReturn(s, origins) }, nil
 }
+
+// ReturnURL is where the provider's pages lead back to, for an intent.
+func ReturnURL(origin, intent string) string { return origin + pathReturn + intent }

@@ -182,7 +182,7 @@ func TestLifetimes(t *testing.T) {
 	wantNone(t, m, cookie, "at the idle limit")
 
 	_, cookie = redeem(t, m, "cus_1", "")
-	for range int(absolute/(idle-time.Minute)) {
+	for range int(absolute / (idle - time.Minute)) {
 		c.advance(idle - time.Minute)
 		if _, _, err := m.Read(t.Context(), cookie); err != nil {
 			t.Fatalf("busy session: %v", err)
