@@ -44,9 +44,14 @@ func newBrowser(t *testing.T) *browser {
 	if path == "" {
 		t.Fatal("no Chromium on this machine: scripts/test.sh installs it")
 	}
+	// Not t.TempDir: the browser still writes while it ends.
+	profile, err := os.MkdirTemp(scratch, "profile-")
+	if err != nil {
+		t.Fatal(err)
+	}
 	// Not DefaultExecAllocatorOptions: a test browser asks nobody for anything.
 	alloc, cancel := chromedp.NewExecAllocator(context.Background(),
-		chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()), chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck,
+		chromedp.ExecPath(path), chromedp.UserDataDir(profile), chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck,
 		chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU,
 		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true),
 		chromedp.Flag("disable-sync", true), chromedp.Flag("disable-dev-shm-usage", true), chromedp.Flag("hide-scrollbars", true),
@@ -304,7 +309,10 @@ func (b *browser) inspect(name string) {
 		b.js(`(() => {
 			const p = [];
 			const root = document.documentElement;
-			if (root.scrollWidth > root.clientWidth) p.push("scrolls sideways: " + root.scrollWidth + " > " + root.clientWidth);
+			if (root.scrollWidth > root.clientWidth) {
+				const wide = [...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > root.clientWidth + 1).pop();
+				p.push("scrolls sideways: " + root.scrollWidth + " > " + root.clientWidth + (wide ? ": " + wide.outerHTML.slice(0, 200) : ""));
+			}
 			for (const e of document.querySelectorAll("[style]")) p.push("inline style on " + e.tagName);
 			for (const e of document.querySelectorAll("script, style")) p.push("inline " + e.tagName);
 			for (const e of document.querySelectorAll("*")) for (const a of e.attributes) if (a.name.startsWith("on")) p.push("handler " + a.name);

@@ -25,7 +25,7 @@ func TestColdOverviewNeedsTwoCalls(t *testing.T) {
 			}
 			*times = append(*times, time.Since(begin))
 		}
-		control(t, w.stripe.Control, "/fault", map[string]any{"on": "any", "times": 0, "kind": "latency"}, nil)
+		control(t, w.stripe.Control, "/fault", map[string]any{"times": 0}, nil)
 	}
 	slices.Sort(cold)
 	slices.Sort(warm)

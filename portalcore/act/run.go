@@ -285,10 +285,27 @@ func (c *Corridor) move(ctx context.Context, i journal.Intent) (journal.Intent, 
 		// Between two steps: roll forward.
 		return c.run(ctx, i)
 	case s.Result == nil && c.mayResend(&i, n):
+		if s.Attempts >= attempts {
+			// It was sent several times without a definite answer, and the provider
+			// may repeat that for as long as it is asked (Stripe keeps a 500 under its
+			// key and replays it): look whether it took effect.
+			if outcome, r, err := c.outcome(ctx, &i, n); err == nil && outcome == billing.Applied {
+				return c.applied(ctx, i, n, r)
+			}
+		}
 		// The same key again gives the definite answer.
 		return c.run(ctx, i)
 	}
 	return c.reconcile(ctx, i, n)
+}
+
+// applied writes down what a look showed, and goes on with the next step.
+func (c *Corridor) applied(ctx context.Context, i journal.Intent, n int, r billing.Result) (journal.Intent, error) {
+	more, err := c.answer(context.WithoutCancel(ctx), &i, n, r)
+	if err != nil || !more || n == len(i.Steps)-1 {
+		return i, err
+	}
+	return c.run(ctx, i)
 }
 
 // reconcile settles a step by reading.
@@ -299,11 +316,7 @@ func (c *Corridor) reconcile(ctx context.Context, i journal.Intent, n int) (jour
 	waits := s.Result != nil
 	switch {
 	case err == nil && outcome == billing.Applied:
-		more, err := c.answer(keep, &i, n, r)
-		if err != nil || !more || n == len(i.Steps)-1 {
-			return i, err
-		}
-		return c.run(ctx, i)
+		return c.applied(ctx, i, n, r)
 	case err == nil && outcome == billing.NotApplied && (waits || c.Now().Sub(s.LastSent) > quiet):
 		err := c.Journal.Settle(keep, &i, ended(n, journal.NotApplied), i.Code, nil)
 		return i, err

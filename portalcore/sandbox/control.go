@@ -20,7 +20,7 @@ import (
 //	GET  /clock    {"now": time}
 //	POST /clock    {"advance": "720h"} answers {"now": time}
 //	POST /fault    {"on", "times", "kind", "latency"}, see Fault; times
-//	               defaults to 1
+//	               defaults to 1, and 0 drops all faults to come
 //
 // It can do anything to the ledger, so it must be mounted on a loopback
 // listener under a path that cannot be guessed. It refuses a Host that is not
@@ -77,6 +77,11 @@ func Control(l *Ledger, faults *Faults, intents func(context.Context) (any, erro
 			Latency string    `json:"latency"`
 		}{Times: 1}
 		if !decode(rw, r, &body) {
+			return
+		}
+		if body.Times == 0 {
+			faults.Clear()
+			reply(rw, map[string]any{"ok": true}, nil)
 			return
 		}
 		var latency time.Duration

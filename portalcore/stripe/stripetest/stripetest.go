@@ -16,6 +16,7 @@ package stripetest
 
 import (
 	"bytes"
+	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -118,7 +119,12 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, params map[strin
 		h.write(w, r, answerOf(invalid("", "", "This test server speaks version %s only, not %q.", Version, v)))
 		return
 	}
-	fault := h.take(r)
+	fault, latency := h.take(r)
+	// What went wrong after the change takes its time after the change, too.
+	after := fault == sandbox.FaultTimeoutAfter || fault == sandbox.Fault500After || fault == sandbox.FaultGarbage
+	if !after {
+		pause(r.Context(), latency)
+	}
 	switch fault {
 	case sandbox.FaultTimeoutBefore:
 		panic(http.ErrAbortHandler)
@@ -146,6 +152,9 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, params map[strin
 		h.mu.Lock()
 		h.saved[key] = a
 		h.mu.Unlock()
+	}
+	if after {
+		pause(r.Context(), latency)
 	}
 	switch fault {
 	case sandbox.FaultTimeoutAfter:
@@ -263,19 +272,22 @@ func (h *handler) file(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(b)
 }
 
-// take uses up a fault, waits for as long as it says, and returns its kind.
-func (h *handler) take(r *http.Request) sandbox.FaultKind {
+// take uses up a fault and returns its kind and how long it takes.
+func (h *handler) take(r *http.Request) (sandbox.FaultKind, time.Duration) {
 	f, ok := h.faults.Take(operation(r))
 	if !ok {
-		return ""
+		return "", 0
 	}
-	t := time.NewTimer(f.Latency)
+	return f.Kind, f.Latency
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
-	case <-r.Context().Done():
+	case <-ctx.Done():
 	}
-	return f.Kind
 }
 
 // The pages that a customer is sent to.
