@@ -26,14 +26,14 @@ func (b *browser) enterAs(d *demo, name string) {
 }
 
 // visitor is a client that has the browser's cookies, for requests beside it.
-func (b *browser) visitor(d *demo) *visitor {
+func (b *browser) visitor(portal string) *visitor {
 	b.t.Helper()
-	v := newVisitor(b.t, d.Portal)
-	u, err := url.Parse(d.Portal)
+	v := newVisitor(b.t, portal)
+	u, err := url.Parse(portal)
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	v.client.Jar.SetCookies(u, b.cookies(d.Portal))
+	v.client.Jar.SetCookies(u, b.cookies(portal))
 	return v
 }
 
@@ -87,7 +87,7 @@ func TestJourney(t *testing.T) {
 	b.click("Invoices")
 	b.sees("Your invoices, newest first")
 	b.inspect("invoices")
-	b.readInvoice(d)
+	b.readInvoice(d.Portal)
 
 	b.click("Back to Acme Boards")
 	if got := b.url(); got != d.VendorApp+"/settings" {
@@ -96,12 +96,12 @@ func TestJourney(t *testing.T) {
 }
 
 // readInvoice fetches the first PDF on the page and reads it back.
-func (b *browser) readInvoice(d *demo) {
+func (b *browser) readInvoice(portal string) {
 	b.t.Helper()
 	var link, row string
 	b.js(`document.querySelector('a[href$="/pdf"]').getAttribute("href")`, &link)
 	b.js(`document.querySelector('a[href$="/pdf"]').closest("tr, li").innerText`, &row)
-	p := b.visitor(d).get(b.t, link)
+	p := b.visitor(portal).get(b.t, link)
 	if p.status != http.StatusOK || p.header.Get("Content-Type") != "application/pdf" || !strings.HasPrefix(p.header.Get("Content-Disposition"), "attachment;") {
 		b.t.Fatalf("%s: %d %v", link, p.status, p.header)
 	}
@@ -128,7 +128,7 @@ func (b *browser) readInvoice(d *demo) {
 		b.t.Errorf("the PDF does not name the invoice of %q:\n%s", row, text)
 	}
 	// Without the session the address is worth nothing.
-	if p := newVisitor(b.t, d.Portal).get(b.t, link); p.status != http.StatusUnauthorized || strings.HasPrefix(p.body, "%PDF") {
+	if p := newVisitor(b.t, portal).get(b.t, link); p.status != http.StatusUnauthorized || strings.HasPrefix(p.body, "%PDF") {
 		b.t.Errorf("the invoice without a session: %d", p.status)
 	}
 }
@@ -401,4 +401,56 @@ func TestTimePasses(t *testing.T) {
 	b.seesNot("your trial of plan")
 	b.sees("Active", "Paid")
 	b.inspect("overview-after-trial")
+}
+
+// TestJourneyAtStripe is the main job over Stripe's API: a portal from a
+// Caddyfile, its plan changed, a card entered on the provider's page on another
+// site, an invoice fetched.
+func TestJourneyAtStripe(t *testing.T) {
+	const customer = "cus_northwind"
+	w := startStripeWorld(t)
+	b := newBrowser(t)
+	b.open(mint(t, w.portal, w.key, customer))
+	b.sees("Open billing for")
+	b.click("Open billing")
+	b.sees("Billing for Northwind Ltd", "Next payment", "Basic", "Visa ending 4242")
+	b.inspect("stripe-overview")
+	b.click("Change plan")
+	b.click("See what plan “Team” costs you")
+	b.sees("Check your change", "Total today")
+	b.inspect("stripe-preview")
+	b.click("and switch to plan “Team”")
+	b.sees("You are now on plan “Team”", "Reference")
+	if got := changes(t, w.stripe.Control, customer); len(got) != 1 {
+		t.Errorf("changes at Stripe: %+v", got)
+	}
+	b.open(w.portal + "/payment")
+	b.click("Add a payment method")
+	b.sees("You are going to Stripe to enter your card.")
+	b.click("Continue to Stripe")
+	b.arriveAt("/pages/card/")
+	if strings.HasPrefix(b.url(), w.portal) {
+		t.Errorf("the card page %s is on the portal's own site", b.url())
+	}
+	b.check("5555")
+	b.click("Add card")
+	b.arriveAt("/done/")
+	b.sees("Your payment method is saved", "Mastercard ending 4444 pays from now on.")
+	b.click("Invoices")
+	b.readInvoice(w.portal)
+	b.open(w.portal + "/details/address")
+	b.fill("line1", "12 Pike Street")
+	b.click("Save address")
+	b.sees("Your billing details are saved")
+	b.open(w.portal + "/details/email")
+	b.fill("email", "pay@northwind.example.com")
+	b.click("Save e-mail address")
+	b.sees("Your billing details are saved")
+	b.open(w.portal + "/cancel")
+	b.click("Cancel plan “Team” on")
+	b.sees("Plan “Team” is cancelled")
+	b.click("Keep plan “Team” after all")
+	b.sees("Plan “Team” goes on")
+	b.open(w.portal + "/plan")
+	b.sees("doesn’t offer this here") // a downgrade, which no rule allows
 }
