@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -188,7 +189,7 @@ func (a *App) startPortals(ctx context.Context) error {
 			errs <- nil
 		}()
 	}
-	var all []error
+	all := make([]error, 0, len(a.sites))
 	for range a.sites {
 		all = append(all, <-errs)
 	}
@@ -272,8 +273,8 @@ func (a *App) drop() error {
 	}
 	a.mu.Unlock()
 	var errs []error
-	for i := len(closers) - 1; i >= 0; i-- {
-		errs = append(errs, closers[i]())
+	for _, c := range slices.Backward(closers) {
+		errs = append(errs, c())
 	}
 	return errors.Join(errs...)
 }

@@ -329,7 +329,7 @@ func parseRule(d *caddyfile.Dispenser) (Rule, error) {
 }
 
 func directions() string {
-	var s []string
+	s := make([]string, 0, len(policy.Directions))
 	for _, d := range policy.Directions {
 		s = append(s, string(d))
 	}
@@ -509,8 +509,9 @@ func guest[T any](d *caddyfile.Dispenser, what, namespace, inlineKey string, ref
 }
 
 func guests(namespace string) string {
-	var names []string
-	for _, m := range caddy.GetModules(strings.TrimSuffix(namespace, ".")) {
+	mods := caddy.GetModules(strings.TrimSuffix(namespace, "."))
+	names := make([]string, 0, len(mods))
+	for _, m := range mods {
 		names = append(names, m.ID.Name())
 	}
 	return strings.Join(names, ", ")

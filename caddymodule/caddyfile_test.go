@@ -104,7 +104,7 @@ func readGolden(t *testing.T, name string) string {
 // TestCaddyfileErrors has one case for each error of the grammar.
 func TestCaddyfileErrors(t *testing.T) {
 	for _, tc := range []struct{ name, in, want string }{
-		{"unknown", "orgin https://x", `billing_portal has no subdirective "orgin": it takes account_max_age, api_key, brand, catalogue, default_role, entry, name, origin, policy, provider, return_to, session, trust`},
+		{"unknown", "origins https://x", `billing_portal has no subdirective "origins": it takes account_max_age, api_key, brand, catalogue, default_role, entry, name, origin, policy, provider, return_to, session, trust`},
 		{"twice", "origin https://a\norigin https://b", "billing_portal has origin twice"},
 		{"origin without", "origin", "origin takes one argument"},
 		{"origin with two", "origin https://a https://b", "origin takes one argument"},
@@ -308,8 +308,8 @@ func TestProvisionErrors(t *testing.T) {
 		}
 	})
 	t.Run("unknown JSON field", func(t *testing.T) {
-		err := validateJSON(t, []byte(`{"apps":{"http":{"servers":{"s":{"listen":["localhost:9080"],"routes":[{"handle":[{"handler":"billing_portal","orgin":"x"}]}]}}}}}`))
-		if err == nil || !strings.Contains(err.Error(), `unknown field "orgin"`) {
+		err := validateJSON(t, []byte(`{"apps":{"http":{"servers":{"s":{"listen":["localhost:9080"],"routes":[{"handle":[{"handler":"billing_portal","origins":"x"}]}]}}}}}`))
+		if err == nil || !strings.Contains(err.Error(), `unknown field "origins"`) {
 			t.Errorf("error = %v", err)
 		}
 	})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
@@ -135,8 +136,8 @@ func openBadger(dir string, sealer *store.Sealer, logger *zap.Logger) (OpenStore
 // and release.
 var stores = caddy.NewUsagePool()
 
-// opened counts the stores that were opened, for tests.
-var opened atomic.Int64
+// opened and closed count stores, for tests.
+var opened, closed atomic.Int64
 
 // sharedStore is an open store in the pool. It holds nothing of any config.
 type sharedStore struct {
@@ -145,7 +146,10 @@ type sharedStore struct {
 }
 
 // Destruct closes the store when its last user has gone.
-func (s *sharedStore) Destruct() error { return s.Close() }
+func (s *sharedStore) Destruct() error {
+	defer closed.Add(1)
+	return s.Close()
+}
 
 // acquire opens a store or shares the one that is open. Every success needs one
 // release.
@@ -206,7 +210,7 @@ func (currentLog) Enabled(l zapcore.Level) bool { return caddy.Log().Core().Enab
 
 // With returns a core that adds fields to every entry.
 func (c currentLog) With(fields []zapcore.Field) zapcore.Core {
-	return currentLog{append(c.fields[:len(c.fields):len(c.fields)], fields...)}
+	return currentLog{append(slices.Clip(c.fields), fields...)}
 }
 
 // Check takes every entry that is enabled.
@@ -220,7 +224,7 @@ func (c currentLog) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Ch
 // Write hands the entry on.
 func (c currentLog) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	if ce := caddy.Log().Core().Check(e, nil); ce != nil {
-		ce.Write(append(c.fields[:len(c.fields):len(c.fields)], fields...)...)
+		ce.Write(append(slices.Clip(c.fields), fields...)...)
 	}
 	return nil
 }

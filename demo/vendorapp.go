@@ -159,6 +159,7 @@ func (a *App) signIn(w http.ResponseWriter, r *http.Request) {
 	}
 	a.sessions[id] = email
 	a.mu.Unlock()
+	//nolint:gosec // G124: the demo is plain http on this machine, where Secure cookies do not work in every browser
 	http.SetCookie(w, &http.Cookie{Name: cookieName, Value: id, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode})
 	http.Redirect(w, r, "/product", http.StatusSeeOther)
 }
@@ -169,7 +170,8 @@ func (a *App) signOut(w http.ResponseWriter, r *http.Request) {
 		delete(a.sessions, c.Value)
 		a.mu.Unlock()
 	}
-	http.SetCookie(w, &http.Cookie{Name: cookieName, Path: "/", HttpOnly: true, MaxAge: -1, Expires: time.Unix(1, 0)})
+	//nolint:gosec // G124: see signIn
+	http.SetCookie(w, &http.Cookie{Name: cookieName, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode, MaxAge: -1, Expires: time.Unix(1, 0)})
 	http.Redirect(w, r, "/", http.StatusSeeOther)
 }
 
