@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -148,13 +149,14 @@ type stripeWorld struct {
 	dir    string
 	addr   string
 	portal string
+	admin  string // Caddy's admin endpoint
 	key    string
 	proc   *process
 }
 
 func startStripeWorld(t *testing.T) *stripeWorld {
 	t.Helper()
-	w := &stripeWorld{dir: t.TempDir(), addr: freeAddr(t), key: "bpk_end_to_end_0123456789"}
+	w := &stripeWorld{dir: t.TempDir(), addr: freeAddr(t), admin: freeAddr(t), key: "bpk_end_to_end_0123456789"}
 	s := start(t, nil, stripetestBinary(t), "-listen", "127.0.0.1:0", "-data-dir", t.TempDir(), "-seed")
 	s.ready(t, &w.stripe)
 	w.portal = "http://" + w.addr
@@ -162,12 +164,12 @@ func startStripeWorld(t *testing.T) *stripeWorld {
 	return w
 }
 
-// startPortal runs Caddy from a Caddyfile, as a vendor does.
-func (w *stripeWorld) startPortal(t *testing.T) {
+// caddyfile is the portal's config, with that name of the vendor.
+func (w *stripeWorld) caddyfile(t *testing.T, brand string) string {
 	t.Helper()
 	file := filepath.Join(w.dir, "Caddyfile")
 	config := fmt.Sprintf(`{
-	admin off
+	admin %s
 	persist_config off
 	billing_portal {
 		store badger %s
@@ -189,14 +191,30 @@ func (w *stripeWorld) startPortal(t *testing.T) {
 			allow update_payment_method update_details
 		}
 		brand {
-			name Acme
+			name "%s"
 		}
 	}
 }
-`, filepath.Join(w.dir, "store"), w.portal, w.portal, w.stripe.URL)
+`, w.admin, filepath.Join(w.dir, "store"), w.portal, w.portal, w.stripe.URL, brand)
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return file
+}
+
+// reload changes the running config and waits until it is loaded.
+func (w *stripeWorld) reload(t *testing.T, brand string) {
+	t.Helper()
+	cmd := exec.Command(caddyBinary(t), "reload", "--config", w.caddyfile(t, brand), "--adapter", "caddyfile", "--address", w.admin)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("reloading: %v\n%s", err, out)
+	}
+}
+
+// startPortal runs Caddy from a Caddyfile, as a vendor does.
+func (w *stripeWorld) startPortal(t *testing.T) {
+	t.Helper()
+	file := w.caddyfile(t, "Acme")
 	env := []string{"STRIPE_KEY=" + w.stripe.Key, "PORTAL_KEY=" + w.key}
 	w.proc = start(t, env, caddyBinary(t), "run", "--config", file, "--adapter", "caddyfile")
 	eventually(t, "the portal answers", func() bool {
@@ -320,6 +338,43 @@ func TestConcurrentRedeemsOfOneLink(t *testing.T) {
 		wg.Wait()
 		if in.Load() != 1 || gone.Load() != 63 {
 			t.Fatalf("%d sessions and %d refusals from one link", in.Load(), gone.Load())
+		}
+	}
+}
+
+// TestLinkSpentOverReload opens one link 64 times, half of them before and half
+// after the config was reloaded, while it is being reloaded.
+func TestLinkSpentOverReload(t *testing.T) {
+	w := startStripeWorld(t)
+	for round := range 5 {
+		link := mint(t, w.portal, w.key, "cus_northwind")
+		var in, gone atomic.Int32
+		open := func(wg *sync.WaitGroup) {
+			for range 32 {
+				v := newVisitor(t, w.portal)
+				wg.Go(func() {
+					p, err := v.do(context.Background(), http.MethodGet, link, "same-site", nil)
+					switch {
+					case err != nil:
+						t.Error(err)
+					case p.status == http.StatusSeeOther:
+						in.Add(1)
+					case p.status == http.StatusGone:
+						gone.Add(1)
+					default:
+						t.Errorf("status %d", p.status)
+					}
+				})
+			}
+		}
+		var before, after sync.WaitGroup
+		open(&before)
+		w.reload(t, fmt.Sprintf("Acme %d", round))
+		open(&after)
+		before.Wait()
+		after.Wait()
+		if in.Load() != 1 || gone.Load() != 63 {
+			t.Fatalf("round %d: %d sessions and %d refusals from one link", round, in.Load(), gone.Load())
 		}
 	}
 }

@@ -18,6 +18,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 suites=(
 	"structure  go test -json -count=1 -timeout 5m ."
 	"unit       packages=\$(go list ./... | grep -vE '/caddy-billing-portal(/(caddymodule|cmd|e2e)(/.*)?)?\$'); CGO_ENABLED=1 go test -json -count=1 -race -timeout 20m \$packages"
+	"noguard    go test -json -count=1 -timeout 5m -tags portal_test_noguard ./portalcore/session"
 	"caddy      go test -json -count=1 -p 1 -timeout 20m ./caddymodule/... ./cmd/..."
 	"e2e        go test -json -count=1 -p 1 -timeout 20m ./e2e/..."
 	"tools      go -C tools test -json -count=1 -timeout 20m ./..."
