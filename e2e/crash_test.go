@@ -2,6 +2,13 @@ package e2e
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"net/http"
 	"os"
@@ -151,6 +158,7 @@ type stripeWorld struct {
 	portal string
 	admin  string // Caddy's admin endpoint
 	key    string
+	vendor ed25519.PrivateKey // what the vendor signs links with itself
 	proc   *process
 }
 
@@ -160,6 +168,18 @@ func startStripeWorld(t *testing.T) *stripeWorld {
 	s := start(t, nil, stripetestBinary(t), "-listen", "127.0.0.1:0", "-data-dir", t.TempDir(), "-seed")
 	s.ready(t, &w.stripe)
 	w.portal = "http://" + w.addr
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.vendor = private
+	der, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(w.dir, "portal.pub"), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	w.startPortal(t)
 	return w
 }
@@ -184,6 +204,9 @@ func (w *stripeWorld) caddyfile(t *testing.T, brand string) string {
 			base_url %s
 		}
 		api_key {env.PORTAL_KEY}
+		trust acme-app {
+			key ed25519 %s
+		}
 		return_to http://localhost/settings
 		policy {
 			allow change_plan upgrade
@@ -195,7 +218,7 @@ func (w *stripeWorld) caddyfile(t *testing.T, brand string) string {
 		}
 	}
 }
-`, w.admin, filepath.Join(w.dir, "store"), w.portal, w.portal, w.stripe.URL, brand)
+`, w.admin, filepath.Join(w.dir, "store"), w.portal, w.portal, w.stripe.URL, filepath.Join(w.dir, "portal.pub"), brand)
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -376,6 +399,60 @@ func TestLinkSpentOverReload(t *testing.T) {
 		if in.Load() != 1 || gone.Load() != 63 {
 			t.Fatalf("round %d: %d sessions and %d refusals from one link", round, in.Load(), gone.Load())
 		}
+	}
+}
+
+// signLink signs a redirect token the way a vendor without our code does.
+func (w *stripeWorld) signLink(t *testing.T, customer string) string {
+	t.Helper()
+	b64 := base64.RawURLEncoding.EncodeToString
+	// The key's id is its RFC 7638 thumbprint, written out by hand.
+	thumb := sha256.Sum256([]byte(`{"crv":"Ed25519","kty":"OKP","x":"` + b64(w.vendor.Public().(ed25519.PublicKey)) + `"}`))
+	encode := func(v any) string {
+		raw, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b64(raw)
+	}
+	id := make([]byte, 16)
+	if _, err := rand.Read(id); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now().Unix()
+	signed := encode(map[string]any{"alg": "EdDSA", "kid": b64(thumb[:]), "typ": "portal-link+jwt"}) + "." + encode(map[string]any{
+		"iss": "acme-app", "aud": w.portal, "sub": customer, "iat": now, "exp": now + 120, "jti": b64(id),
+		"role": "viewer", "actor": map[string]string{"id": "u_1", "name": "Ann"},
+	})
+	return w.portal + "/enter?token=" + signed + "." + b64(ed25519.Sign(w.vendor, []byte(signed)))
+}
+
+// TestVendorSignedLink enters with a link that the vendor signed itself. On a
+// store that is new the page says when to try again, and no sooner does a link
+// work.
+func TestVendorSignedLink(t *testing.T) {
+	w := startStripeWorld(t)
+	p := newVisitor(t, w.portal).enter(t, w.signLink(t, "cus_northwind"))
+	if p.status != http.StatusServiceUnavailable || p.header.Get("Retry-After") == "" || !strings.Contains(p.body, "second") {
+		t.Errorf("a link signed as the store was made: %d, Retry-After %q\n%s", p.status, p.header.Get("Retry-After"), p.body)
+	}
+	var link string
+	v := newVisitor(t, w.portal)
+	eventually(t, "a vendor-signed link works", func() bool {
+		link = w.signLink(t, "cus_northwind")
+		return v.enter(t, link).status == http.StatusSeeOther
+	})
+	if p := v.get(t, "/"); p.status != http.StatusOK || !strings.Contains(p.body, "Billing for") {
+		t.Errorf("the overview: %d", p.status)
+	}
+	if p := v.get(t, "/plan"); !strings.Contains(p.body, "You can look but not change.") {
+		t.Error("the token's role is not that of the session")
+	}
+	if p := newVisitor(t, w.portal).enter(t, link); p.status != http.StatusGone {
+		t.Errorf("the same link again: %d, want 410", p.status)
+	}
+	if p := newVisitor(t, w.portal).enter(t, link[:len(link)-6]+"AAAAAA"); p.status != http.StatusUnauthorized {
+		t.Errorf("a forged one: %d, want 401", p.status)
 	}
 }
 

@@ -321,7 +321,7 @@ func TestWords(t *testing.T) {
 		"payment":                            {"Pays for plan “Team”", "Pay everything with American Express ending 0005", "Expires soon: 05/2026", "Expired 01/2026", "SEPA direct debit ending 3000"},
 		"plan":                               {"See what plan “Enterprise” costs you", "€396.00 per month for 4", "Seats: 1,250", "Every 3 months"},
 		"plan-ending":                        {"€290.00 per year", "About €24.17 a month."},
-		"message-link_too_soon":              {"Try the same link again in 5 seconds."},
+		"message-link_too_soon":              {"again in 5 seconds."},
 		"message-provider_down_nothing_sent": {"Stripe isn’t answering. Nothing was sent, nothing changed and you haven’t been charged."},
 		"leave-vendor":                       {"You are going to Acme", "Continue to Acme"},
 	} {
