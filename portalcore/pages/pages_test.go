@@ -271,11 +271,15 @@ func TestBodies(t *testing.T) {
 func TestPanic(t *testing.T) {
 	e := newEnv(t)
 	b := e.signedIn("cus_a")
-	for name, breakIt := range map[string]func(){
-		"provider": func() { e.provider.panics = true },
-		"renderer": func() { e.pages.Renderer = nil },
+	for _, tc := range []struct {
+		name    string
+		breakIt func()
+	}{
+		{"provider", func() { e.provider.panics = true }},
+		{"and the renderer of the error page", func() { e.pages.Renderer = nil }},
 	} {
-		breakIt()
+		name := tc.name
+		tc.breakIt()
 		w := b.get("/invoices/in_cus_a/pdf")
 		if w.Code != 500 || strings.Contains(w.Body.String(), "secret") || strings.Contains(w.Body.String(), "nil pointer") ||
 			!strings.Contains(w.Body.String(), w.Header().Get("X-Request-Id")) {

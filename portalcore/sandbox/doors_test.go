@@ -53,7 +53,7 @@ func TestControl(t *testing.T) {
 		{"POST", "/fault", `{"on":"any","times":2,"kind":"garbage","latency":"200ms"}`, 200, `{"ok":true}`, nil},
 		{"POST", "/fault", `{"on":"all","kind":"garbage"}`, 400, `on \"all\" is not one of`, nil},
 		{"POST", "/fault", `{"on":"any","kind":"garbage","latency":"soon"}`, 400, "latency must be", nil},
-		{"POST", "/fault", `{"on":"any","kind":"garbage","times":0}`, 400, "times 0", nil},
+		{"POST", "/fault", `{"on":"any","kind":"garbage","times":-1}`, 400, "times 0", nil},
 		{"GET", "/intents", "", 200, `{"intents":["one"]}`, nil},
 		{"GET", "/effects?after=x", "", 400, "after must be", nil},
 		{"GET", "/nothing", "", 404, "", nil},
@@ -77,6 +77,12 @@ func TestControl(t *testing.T) {
 	}
 	if f, ok := d.faults.Take("preview"); !ok || f.Kind != sandbox.FaultGarbage || f.Latency != 200*time.Millisecond || f.Times != 2 {
 		t.Errorf("fault %+v", f)
+	}
+	if rec := knock(door, "POST", "/fault", `{"times":0}`, "Content-Type", "application/json"); rec.Code != 200 {
+		t.Errorf("dropping the faults: %d %s", rec.Code, rec.Body)
+	}
+	if f, ok := d.faults.Take("preview"); ok {
+		t.Errorf("a fault is left: %+v", f)
 	}
 	var all []sandbox.Effect
 	rec := knock(door, "GET", "/effects", "")

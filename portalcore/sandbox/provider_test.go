@@ -150,7 +150,7 @@ func TestSeed(t *testing.T) {
 			t.Fatal(err)
 		}
 		c, err := billing.CatalogueFromMetadata(prices)
-		if err != nil || len(c.Plans) != 3 || c.Plans[2].Key != "business" || len(c.Plans[1].Prices) != 4 || c.Plans[1].Limits[0].Value != 50 || len(c.Plans[2].Features) != 4 || c.Plans[0].Name != "Basic" {
+		if err != nil || len(c.Plans) != 3 || c.Plans[2].Key != "business" || len(c.Plans[1].Prices) != 4 || c.Plans[1].Limits[0].Value != 50 || len(c.Plans[2].Features) != 5 || c.Plans[0].Name != "Basic" {
 			t.Errorf("%+v %v", c.Plans, err)
 		}
 	}
