@@ -53,7 +53,7 @@ func TestControl(t *testing.T) {
 		{"POST", "/fault", `{"on":"any","times":2,"kind":"garbage","latency":"200ms"}`, 200, `{"ok":true}`, nil},
 		{"POST", "/fault", `{"on":"all","kind":"garbage"}`, 400, `on \"all\" is not one of`, nil},
 		{"POST", "/fault", `{"on":"any","kind":"garbage","latency":"soon"}`, 400, "latency must be", nil},
-		{"POST", "/fault", `{"on":"any","kind":"garbage","times":-1}`, 400, "times 0", nil},
+		{"POST", "/fault", `{"on":"any","kind":"garbage","times":-1}`, 400, "times -1", nil},
 		{"GET", "/intents", "", 200, `{"intents":["one"]}`, nil},
 		{"GET", "/effects?after=x", "", 400, "after must be", nil},
 		{"GET", "/nothing", "", 404, "", nil},
