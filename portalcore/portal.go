@@ -90,7 +90,6 @@ func New(o Options) (*Portal, error) {
 		o.Rand = rand.Reader
 	}
 	p := &Portal{opt: o, tenant: t, log: o.Logger, policies: policies}
-	p.catalogue.Store(&billing.Catalogue{})
 	p.journal = &journal.Journal{
 		Store: o.Store, Tenant: t.Name, Now: o.Now, Process: o.Process, Exclusive: o.ExclusiveStore,
 		LeaseTime: leaseTime, Changed: session.BumpVersion,
@@ -175,7 +174,7 @@ func (p *Portal) Start(ctx context.Context) error {
 		if !errors.As(err, &unreachable) {
 			return err
 		}
-		p.log.Warn("the provider did not answer, so the catalogue is not known yet; no plan is offered until it does", zap.Error(err))
+		p.log.Warn("the provider did not answer, so the catalogue is not known yet; nothing can be changed until it does", zap.Error(err))
 	}
 	return nil
 }
@@ -220,7 +219,25 @@ func (p *Portal) resolve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := p.checkPolicies(&cat); err != nil {
+		return err
+	}
 	p.catalogue.Store(&cat)
+	return nil
+}
+
+// checkPolicies refuses a rule about a plan that nobody sells: a misspelt plan
+// in a rule that denies would allow.
+func (p *Portal) checkPolicies(cat *billing.Catalogue) error {
+	plans := make([]string, len(cat.Plans))
+	for i, plan := range cat.Plans {
+		plans[i] = plan.Key
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.policies)) {
+		if err := p.policies[name].CheckPlans(plans); err != nil {
+			return fmt.Errorf("policy %q: %w", name, err)
+		}
+	}
 	return nil
 }
 
@@ -276,10 +293,9 @@ func (p *Portal) Run(ctx context.Context) {
 	}
 }
 
-// resolveIn is soon while nothing is offered, since the provider may not have
-// answered yet.
+// resolveIn is soon while the provider has not said what is sold.
 func (p *Portal) resolveIn() time.Duration {
-	if len(p.catalogue.Load().Plans) == 0 {
+	if p.catalogue.Load() == nil {
 		return retryResolve
 	}
 	return resolveEvery

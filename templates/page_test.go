@@ -132,6 +132,32 @@ var hostile = []string{
 	`--><svg onload=alert(1)>`,
 }
 
+// TestNoTemplateActions holds that nothing a page shows can be an action of
+// another template engine that comes after: Caddy's templates handler, which
+// has {{env "SECRET"}}.
+func TestNoTemplateActions(t *testing.T) {
+	for _, h := range []string{`X{{env "HOME"}}Y`, `{{{{env "HOME"}}}}`, `{ {{`} {
+		opt := options()
+		opt.Theme.Name, opt.ProviderName = h, h
+		r := renderer(t, opt)
+		for name, p := range fixtures() {
+			eachString(p, func(path, s string) string {
+				if isEnum(path) {
+					return s
+				}
+				return h
+			})
+			var buf bytes.Buffer
+			if err := r.Render(&buf, "en", p); err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(buf.String(), "{{") {
+				t.Errorf("%s with %q has double braces", name, h)
+			}
+		}
+	}
+}
+
 // TestHostileStrings puts hostile strings in every field of every page, with
 // and without those that choose what is shown.
 func TestHostileStrings(t *testing.T) {

@@ -108,7 +108,8 @@ type Corridor struct {
 	// Policy returns the policy with that name; nil (which denies) for a name
 	// that is not configured.
 	Policy func(name string) *policy.Policy
-	// Catalogue is what is offered now.
+	// Catalogue is what is offered now; nil while that is not known, and then
+	// nothing is carried out.
 	Catalogue func() *billing.Catalogue
 	// ReturnURL is where the provider's page for confirming a payment leads
 	// back to, for an intent. Optional.
@@ -427,6 +428,11 @@ func (c *Corridor) notBusy(ctx context.Context, who Who, a billing.Action) error
 
 // check is ownership, sense and policy of an action, on the fresh account.
 func (c *Corridor) check(ctx context.Context, who Who, a billing.Action, acct *billing.Account) error {
+	if c.Catalogue() == nil {
+		// A rule that denies for a plan could not be told from one that does not
+		// apply.
+		return fmt.Errorf("%w: the provider has not said yet what is sold", ErrNothingSent)
+	}
 	req := policy.Request{Action: policy.ActionOf(a.Kind), Role: who.Role, Permissions: who.Permissions}
 	var sub *billing.Subscription
 	switch a.Kind {

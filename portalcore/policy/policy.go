@@ -110,16 +110,30 @@ func New(rules []Rule, plans []string) (*Policy, error) {
 		if len(r.To) > 0 && !slices.Equal(r.Actions, []string{ChangePlan}) {
 			return nil, at("only change_plan goes to a plan")
 		}
-		for _, p := range slices.Concat(r.From, r.To) {
-			if plans != nil && !slices.Contains(plans, p) {
-				return nil, at("unknown plan %q: the catalogue has %s", p, strings.Join(plans, ", "))
-			}
-		}
 		if r.Text != "" && r.Verdict != Deny {
 			return nil, at("a text for the customer belongs to a deny rule")
 		}
 	}
-	return &Policy{rules: slices.Clone(rules)}, nil
+	p := &Policy{rules: slices.Clone(rules)}
+	if plans != nil {
+		if err := p.CheckPlans(plans); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// CheckPlans says which plan a rule names that is not among plans: for a
+// catalogue that is known only once the provider was asked.
+func (p *Policy) CheckPlans(plans []string) error {
+	for i, r := range p.rules {
+		for _, name := range slices.Concat(r.From, r.To) {
+			if !slices.Contains(plans, name) {
+				return fmt.Errorf("policy rule %d: unknown plan %q: the catalogue has %s", i+1, name, strings.Join(plans, ", "))
+			}
+		}
+	}
+	return nil
 }
 
 func joined(ds []Direction) string {

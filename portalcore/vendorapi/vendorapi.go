@@ -7,6 +7,7 @@
 package vendorapi
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -360,7 +361,7 @@ func (a *API) validate(req *request) *apiError {
 		return invalid("", "locale", "Invalid locale: must be one of %s.", strings.Join(locales[:len(locales)-1], ", "))
 	case req.configuration != "" && !(validConfiguration.MatchString(req.configuration) && slices.Contains(a.Configurations, req.configuration)):
 		return &apiError{status: http.StatusBadRequest, Type: "invalid_request_error", Code: "resource_missing", Param: "configuration",
-			Message: fmt.Sprintf("No such configuration: '%s'. The portal's policies are: %s.", printable(req.configuration), strings.Join(a.Configurations, ", "))}
+			Message: fmt.Sprintf("No such configuration: '%s'. The portal's named policies are: %s.", printable(req.configuration), cmp.Or(strings.Join(a.Configurations, ", "), "none"))}
 	case req.role != "" && !slices.Contains(policy.Roles, req.role):
 		return invalid("", "portal[role]", "Invalid portal[role]: must be one of %s.", strings.Join(policy.Roles, ", "))
 	}
