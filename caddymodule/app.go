@@ -46,12 +46,20 @@ type App struct {
 	// placeholder like {file./path} or {env.NAME}. Default: a key is generated
 	// in a file beside the store's directory, named after it with
 	// ".seal_key", mode 0600, with a warning to back it up. It cannot change
-	// while the store is open: restart to change it.
+	// while the store is open: restart to change it, with the old one among the
+	// previous ones.
 	SealKey string `json:"seal_key,omitempty"`
 
-	logger  *zap.Logger
-	storage Storage
-	sealKey []byte // nil: from the generated file
+	// PreviousSealKeys are keys that values may still be sealed with, each behind
+	// a placeholder as SealKey, which they need. They only open; when the store
+	// is opened, what they sealed is sealed with SealKey in the background, and a
+	// line in the log says when they can be taken out. Default: none.
+	PreviousSealKeys []string `json:"previous_seal_keys,omitempty"`
+
+	logger       *zap.Logger
+	storage      Storage
+	sealKey      []byte // nil: from the generated file
+	previousKeys [][]byte
 
 	sites map[string]*site // by name; complete before Start
 	ready chan struct{}    // closed by Start
@@ -101,15 +109,35 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("module %T is not a store of the portal", mod)
 	}
 	if a.SealKey != "" {
-		text, err := expandSecret("seal_key", a.SealKey)
+		if a.sealKey, err = readSealKey("seal_key", a.SealKey); err != nil {
+			return err
+		}
+	} else if len(a.PreviousSealKeys) > 0 {
+		return errors.New("previous_seal_keys needs seal_key, the key to seal with from now on")
+	}
+	for i, raw := range a.PreviousSealKeys {
+		key, err := readSealKey(previousSealKey(i), raw)
 		if err != nil {
 			return err
 		}
-		if a.sealKey, err = store.ParseSealKey(text); err != nil {
-			return fmt.Errorf("seal_key: %w", err)
-		}
+		a.previousKeys = append(a.previousKeys, key)
 	}
 	return nil
+}
+
+// previousSealKey is what errors call the previous key at index i.
+func previousSealKey(i int) string { return fmt.Sprintf("seal_key: previous key %d", i+1) }
+
+func readSealKey(what, placeholder string) ([]byte, error) {
+	text, err := expandSecret(what, placeholder)
+	if err != nil {
+		return nil, err
+	}
+	key, err := store.ParseSealKey(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	return key, nil
 }
 
 // register takes a tenant in while the config is provisioned.
@@ -205,11 +233,11 @@ func (a *App) openStore() (*sharedStore, error) {
 	}
 	sealKey := a.sealKey
 	if sealKey == nil {
-		if sealKey, err = generatedSealKey(key, a.logger); err != nil {
+		if sealKey, err = generatedSealKey(key, "set seal_key", a.logger); err != nil {
 			return nil, err
 		}
 	}
-	st, err := acquire(key, sealKey, a.storage.OpenStore)
+	st, err := acquire(key, sealKey, a.previousKeys, a.storage.OpenStore)
 	if err != nil {
 		return nil, err
 	}

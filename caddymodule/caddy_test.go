@@ -22,6 +22,9 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/caddytest"
+	"go.uber.org/zap"
+
+	"github.com/portalcore/caddy-billing-portal/portalcore/store"
 )
 
 const testKey = "bpk_test_0123456789abcdefghij"
@@ -275,6 +278,76 @@ func TestSharedDirectory(t *testing.T) {
 	}
 	if status, _, err := get(b, "http://localhost:9080/"); err != nil || status != http.StatusOK {
 		t.Errorf("after three rejected configs: %d %v", status, err)
+	}
+}
+
+// TestResealEndsBeforeClose holds that sealing anew ends with its store.
+func TestResealEndsBeforeClose(t *testing.T) {
+	begun := make(chan struct{})
+	var ended, closedAfter atomic.Bool
+	open := func(string, *store.Sealer, *zap.Logger) (OpenStore, error) {
+		return OpenStore{
+			Reseal: func(ctx context.Context) (int, error) {
+				close(begun)
+				<-ctx.Done()
+				time.Sleep(20 * time.Millisecond)
+				ended.Store(true)
+				return 0, ctx.Err()
+			},
+			Close: func() error { closedAfter.Store(ended.Load()); return nil },
+		}, nil
+	}
+	key, old := bytes.Repeat([]byte{2}, store.SealKeySize), bytes.Repeat([]byte{1}, store.SealKeySize)
+	if _, err := acquire(t.Name(), key, [][]byte{old}, open); err != nil {
+		t.Fatal(err)
+	}
+	// A reload that takes the old key out shares the store.
+	if _, err := acquire(t.Name(), key, nil, open); err != nil {
+		t.Fatal(err)
+	}
+	<-begun
+	if err := errors.Join(release(t.Name()), release(t.Name())); err != nil {
+		t.Fatal(err)
+	}
+	if !closedAfter.Load() {
+		t.Error("the store was closed while it was sealing")
+	}
+}
+
+// TestLostSealKeyFile holds that a generated key that is gone is not replaced:
+// what it sealed could not be read, and nobody would know why.
+func TestLostSealKeyFile(t *testing.T) {
+	dir := t.TempDir()
+	server(t, config(dir, ""))
+	enter(t, "http://localhost:9080", testKey)
+	for name, want := range map[string]string{"store": "set seal_key", "sandbox": "remove the directory to begin anew"} {
+		key := filepath.Join(dir, name+".seal_key")
+		if err := os.Rename(key, key+".away"); err != nil {
+			t.Fatal(err)
+		}
+		if status, body := load(t, "{\n"+options+"}\n"); status != http.StatusOK {
+			t.Fatalf("an empty config: %d %s", status, body)
+		}
+		if status, body := load(t, config(dir, "")); status == http.StatusOK || !strings.Contains(body, "restore "+key+", or "+want) {
+			t.Errorf("%s without its key file: %d %s", name, status, body)
+		}
+		if _, err := os.Stat(key); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: another key was made: %v", name, err)
+		}
+		if err := os.Rename(key+".away", key); err != nil {
+			t.Fatal(err)
+		}
+		if status, body := load(t, config(dir, "")); status != http.StatusOK {
+			t.Errorf("%s with its key file again: %d %s", name, status, body)
+		}
+	}
+	// A fresh file system is no store.
+	fresh := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(fresh, "store", "lost+found"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if status, body := load(t, config(fresh, "")); status != http.StatusOK {
+		t.Errorf("on a fresh file system: %d %s", status, body)
 	}
 }
 

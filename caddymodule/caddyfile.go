@@ -44,7 +44,7 @@ func parseHandler(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //
 //	billing_portal {
 //		store    badger [<directory>]
-//		seal_key <placeholder>
+//		seal_key <placeholder> [<placeholder of a previous key>...]
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the option's name
@@ -57,7 +57,23 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			a.StoreRaw = raw
 			return err
 		}},
-		"seal_key": {once, func() error { return secretArg(d, "seal_key", func(v string) { a.SealKey = v }) }},
+		"seal_key": {once, func() error {
+			args := d.RemainingArgs()
+			if len(args) == 0 {
+				return d.Errf("seal_key takes a placeholder like {env.NAME} or {file./path/to/secret}, and after it those of previous keys that values may still be sealed with")
+			}
+			for i, arg := range args {
+				what := "seal_key"
+				if i > 0 {
+					what = previousSealKey(i - 1)
+				}
+				if err := checkSecret(what, arg); err != nil {
+					return d.WrapErr(err)
+				}
+			}
+			a.SealKey, a.PreviousSealKeys = args[0], args[1:]
+			return nil
+		}},
 	})
 }
 

@@ -87,7 +87,7 @@ func TestJSONRoundTrip(t *testing.T) {
 	if err := dec.Decode(&a); err != nil {
 		t.Error(err)
 	}
-	if a.SealKey != "{file./etc/billing-portal/seal.key}" || len(a.StoreRaw) == 0 {
+	if a.SealKey != "{file./etc/billing-portal/seal.key}" || len(a.PreviousSealKeys) != 2 || len(a.StoreRaw) == 0 {
 		t.Errorf("app read from JSON is %+v, %s", a.SealKey, a.StoreRaw)
 	}
 }
@@ -177,6 +177,8 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"badger arguments", "{\nbilling_portal {\nstore badger /a /b\n}\n}", "store badger takes at most one argument"},
 		{"badger block", "{\nbilling_portal {\nstore badger {\ndir /a\n}\n}\n}", "store badger has no subdirectives"},
 		{"seal key literal", "{\nbilling_portal {\nseal_key " + canary + "\n}\n}", "seal_key stands in the config itself"},
+		{"seal key without", "{\nbilling_portal {\nseal_key\n}\n}", "seal_key takes a placeholder like"},
+		{"previous seal key literal", "{\nbilling_portal {\nseal_key {env.X} {env.Y} " + canary + "\n}\n}", "seal_key: previous key 2 stands in the config itself"},
 		{"directive argument", "http://localhost:9080 {\nbilling_portal * x {\n}\n}", "billing_portal takes no argument"},
 	} {
 		t.Run("global/"+tc.name, func(t *testing.T) { wantAdaptError(t, tc.in, tc.want) })
@@ -224,6 +226,7 @@ func TestProvisionErrors(t *testing.T) {
 	t.Setenv("BP_SHORT", "short")
 	t.Setenv("BP_SECRET", canary)
 	t.Setenv("BP_EMPTY", "")
+	t.Setenv("BP_SEAL", strings.Repeat("5a", 32))
 	notKey := filepath.Join(dir, "not-a-key")
 	write(t, notKey, "hello")
 	private := filepath.Join(dir, "private.pem")
@@ -265,6 +268,8 @@ func TestProvisionErrors(t *testing.T) {
 		{"stripe base_url", site("provider stripe {\napi_key {env.BP_SECRET}\nbase_url https://evil.example.com\n}"), "base_url is for tests and takes a loopback host only"},
 		{"seal key unset", "{\nbilling_portal {\nseal_key {env.BP_NOT_SET}\n}\n}\n" + site(""), "seal_key: the placeholder {env.BP_NOT_SET} has no value"},
 		{"seal key malformed", "{\nbilling_portal {\nseal_key {env.BP_SECRET}\n}\n}\n" + site(""), "seal key must be 64 hexadecimal digits"},
+		{"previous seal key unset", "{\nbilling_portal {\nseal_key {env.BP_SEAL} {env.BP_NOT_SET}\n}\n}\n" + site(""), "seal_key: previous key 1: the placeholder {env.BP_NOT_SET} has no value"},
+		{"previous seal key malformed", "{\nbilling_portal {\nseal_key {env.BP_SEAL} {env.BP_SECRET}\n}\n}\n" + site(""), "seal_key: previous key 1: store: seal key must be 64 hexadecimal digits"},
 		{"trust file", site("trust app {\nkey ed25519 /does/not/exist\n}"), "trust app: key 1: stat /does/not/exist"},
 		{"trust not a key", site("trust app {\nkey ed25519 " + notKey + "\n}"), "neither PEM nor a JWK"},
 		{"trust private key", site("trust app {\nkey ed25519 " + private + "\n}"), "this is a private key"},
@@ -310,6 +315,12 @@ func TestProvisionErrors(t *testing.T) {
 	t.Run("unknown JSON field", func(t *testing.T) {
 		err := validateJSON(t, []byte(`{"apps":{"http":{"servers":{"s":{"listen":["localhost:9080"],"routes":[{"handle":[{"handler":"billing_portal","origins":"x"}]}]}}}}}`))
 		if err == nil || !strings.Contains(err.Error(), `unknown field "origins"`) {
+			t.Errorf("error = %v", err)
+		}
+	})
+	t.Run("previous seal keys alone", func(t *testing.T) {
+		err := validateJSON(t, []byte(`{"apps":{"billing_portal":{"previous_seal_keys":["{env.BP_SEAL}"]}}}`))
+		if err == nil || !strings.Contains(err.Error(), "previous_seal_keys needs seal_key") {
 			t.Errorf("error = %v", err)
 		}
 	})

@@ -147,6 +147,69 @@ func TestGracefulExit(t *testing.T) {
 	second.end(t, os.Interrupt)
 }
 
+// TestSealKeyChanges changes the seal key as the docs say: a start with the new
+// key and the old one as a previous key, and when the log says so, a start
+// without the old one. Sessions go on.
+func TestSealKeyChanges(t *testing.T) {
+	dir := t.TempDir()
+	ports := freePorts(t, 2)
+	first, second := strings.Repeat("ca", 32), strings.Repeat("fe", 32)
+	env := []string{"BP_KEY=" + testKey, "BP_ONE=" + first, "BP_TWO=" + second}
+	origin := fmt.Sprintf("http://localhost:%d", ports[0])
+	run := func(seal string) *caddyProcess {
+		file := filepath.Join(dir, "Caddyfile")
+		write(t, file, fmt.Sprintf("{\nadmin localhost:%d\nbilling_portal {\nstore badger %s/store\nseal_key %s\n}\n}\n%s", ports[1], dir, seal, siteBlock(dir, ports[0], "")))
+		return start(t, env, "run", "--config", file)
+	}
+	// end returns what the process logged.
+	end := func(p *caddyProcess) string {
+		p.end(t, syscall.SIGTERM)
+		log := p.stderr.String()
+		if strings.Contains(log, first) || strings.Contains(log, second) {
+			t.Errorf("the log shows a seal key:\n%s", log)
+		}
+		return log
+	}
+	const done = "can be taken out of seal_key"
+
+	p := run("{env.BP_ONE}")
+	waitFor(t, p, origin)
+	visitor := enter(t, origin, testKey)
+	if log := end(p); strings.Contains(log, done) {
+		t.Errorf("there was no previous key:\n%s", log)
+	}
+
+	p = run("{env.BP_TWO}")
+	select {
+	case err := <-p.exit:
+		if err == nil || !strings.Contains(p.stderr.String(), "give that key, as current or previous one") {
+			t.Errorf("with the new key alone: %v\n%s", err, p.stderr)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("the store opened with a foreign key")
+	}
+
+	p = run("{env.BP_TWO} {env.BP_ONE}")
+	waitFor(t, p, origin)
+	eventually(t, func() error {
+		if log := p.stderr.String(); !strings.Contains(log, done) {
+			return fmt.Errorf("the log does not say that the old key can go:\n%s", log)
+		}
+		return nil
+	})
+	if status, _, err := get(visitor, origin+"/"); err != nil || status != http.StatusOK {
+		t.Errorf("the session under the new key: %d %v", status, err)
+	}
+	end(p)
+
+	p = run("{env.BP_TWO}")
+	waitFor(t, p, origin)
+	if status, _, err := get(visitor, origin+"/"); err != nil || status != http.StatusOK {
+		t.Errorf("the session without the old key: %d %v", status, err)
+	}
+	end(p)
+}
+
 // waitFor waits until the server answers at all.
 func waitFor(t *testing.T, p *caddyProcess, origin string) {
 	t.Helper()

@@ -66,11 +66,11 @@ func (s *SandboxProvider) OpenProvider(ctx context.Context, o ProviderOptions) (
 	if err != nil {
 		return Provider{}, fmt.Errorf("provider sandbox: %w", err)
 	}
-	key, err := generatedSealKey(resource, nil) // no warning: what it seals is play money
+	key, err := generatedSealKey(resource, "remove the directory to begin anew", nil) // no warning: what it seals is play money
 	if err != nil {
 		return Provider{}, fmt.Errorf("provider sandbox: %w", err)
 	}
-	st, err := acquire(resource, key, func(dir string, sealer *store.Sealer, logger *zap.Logger) (OpenStore, error) {
+	st, err := acquire(resource, key, nil, func(dir string, sealer *store.Sealer, logger *zap.Logger) (OpenStore, error) {
 		out, err := openBadger(dir, sealer, logger)
 		if err != nil {
 			return out, err

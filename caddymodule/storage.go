@@ -1,12 +1,14 @@
 package caddymodule
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
@@ -44,6 +46,11 @@ type OpenStore struct {
 	Exclusive bool
 	// Close closes it. Required.
 	Close func() error
+	// Reseal seals with the current key what a previous key sealed, and returns
+	// how many values there were (see store.NewSealer). It is called once, beside
+	// everything else, where there are previous keys, and has ended before Close
+	// is called. Optional: nil where the store cannot change its key.
+	Reseal func(context.Context) (int, error)
 
 	// attached is what a provider keeps with its store; nil for a portal's.
 	attached any
@@ -129,7 +136,7 @@ func openBadger(dir string, sealer *store.Sealer, logger *zap.Logger) (OpenStore
 	if err != nil {
 		return OpenStore{}, err
 	}
-	return OpenStore{Store: st, Exclusive: true, Close: st.Close}, nil
+	return OpenStore{Store: st, Exclusive: true, Close: st.Close, Reseal: st.Reseal}, nil
 }
 
 // stores keeps stores open over reloads, one per resource. Callers use acquire
@@ -142,21 +149,48 @@ var opened, closed atomic.Int64
 // sharedStore is an open store in the pool. It holds nothing of any config.
 type sharedStore struct {
 	OpenStore
-	seal [sha256.Size]byte // of the seal key
+	seal [sha256.Size]byte // of the current seal key
+
+	resealing sync.WaitGroup
+	stop      context.CancelFunc // ends resealing
 }
 
 // Destruct closes the store when its last user has gone.
 func (s *sharedStore) Destruct() error {
 	defer closed.Add(1)
+	s.stop()
+	s.resealing.Wait()
 	return s.Close()
 }
 
+// reseal makes the previous keys dispensable, beside everything else: a large
+// store must not hold up a start.
+func (s *sharedStore) reseal(ctx context.Context, logger *zap.Logger) {
+	if s.Reseal == nil {
+		logger.Warn("this store cannot seal its values anew: keep the previous seal keys")
+		return
+	}
+	s.resealing.Go(func() {
+		n, err := s.Reseal(ctx)
+		switch {
+		case ctx.Err() != nil:
+			logger.Info("interrupted while sealing values with the current key; the next start goes on, so keep the previous seal keys", zap.Int("sealed", n))
+		case err != nil:
+			logger.Error("sealing values with the current key failed; the next start tries again, so keep the previous seal keys", zap.Int("sealed", n), zap.Error(err))
+		default:
+			logger.Info("all values are sealed with the current key; the previous ones can be taken out of seal_key", zap.Int("sealed", n))
+		}
+	})
+}
+
 // acquire opens a store or shares the one that is open. Every success needs one
-// release.
-func acquire(resource string, sealKey []byte, open func(string, *store.Sealer, *zap.Logger) (OpenStore, error)) (*sharedStore, error) {
+// release. What a previous key sealed is sealed with sealKey once it is open. A
+// store that is open is shared whatever the previous keys are: it needs no more
+// than those it was opened with.
+func acquire(resource string, sealKey []byte, previous [][]byte, open func(string, *store.Sealer, *zap.Logger) (OpenStore, error)) (*sharedStore, error) {
 	seal := sha256.Sum256(sealKey)
 	v, _, err := stores.LoadOrNew(resource, func() (caddy.Destructor, error) {
-		sealer, err := store.NewSealer(sealKey)
+		sealer, err := store.NewSealer(sealKey, previous...)
 		if err != nil {
 			return nil, err
 		}
@@ -167,7 +201,12 @@ func acquire(resource string, sealKey []byte, open func(string, *store.Sealer, *
 		}
 		opened.Add(1)
 		logger.Info("opened the store", zap.String("resource", resource))
-		return &sharedStore{OpenStore: st, seal: seal}, nil
+		ctx, stop := context.WithCancel(context.Background())
+		shared := &sharedStore{OpenStore: st, seal: seal, stop: stop}
+		if len(previous) > 0 {
+			shared.reseal(ctx, logger)
+		}
+		return shared, nil
 	})
 	if err != nil {
 		return nil, err
@@ -175,7 +214,7 @@ func acquire(resource string, sealKey []byte, open func(string, *store.Sealer, *
 	st := v.(*sharedStore)
 	if st.seal != seal {
 		return nil, errors.Join(
-			fmt.Errorf("the store %s is open with another seal key: stop Caddy and start it again to change the key", resource),
+			fmt.Errorf("the store %s is open with another seal key: stop Caddy and start it again to change the key, with the old one after the new one in seal_key", resource),
 			release(resource))
 	}
 	return st, nil
@@ -187,18 +226,41 @@ func release(resource string) error {
 }
 
 // generatedSealKey reads the key that was generated for the store in dir, or
-// generates it, in a file beside the directory.
-func generatedSealKey(dir string, logger *zap.Logger) ([]byte, error) {
+// generates it, in a file beside the directory. Where the directory has data
+// and the file is gone, another key would be of no use and would only hide what
+// happened, so none is made; the error then says to restore the file or to do
+// what instead says.
+func generatedSealKey(dir, instead string, logger *zap.Logger) ([]byte, error) {
 	path := dir + ".seal_key"
-	_, err := os.Stat(path)
-	key, kerr := store.LoadOrCreateSealKeyFile(path)
-	if kerr != nil {
-		return nil, fmt.Errorf("%w (or set seal_key)", kerr)
+	// In this order: another process that makes both makes the key first.
+	used, err := hasData(dir)
+	if err != nil {
+		return nil, fmt.Errorf("reading the store's directory: %w", err)
 	}
-	if errors.Is(err, os.ErrNotExist) && logger != nil {
+	_, err = os.Stat(path)
+	missing := errors.Is(err, os.ErrNotExist)
+	if missing && used {
+		return nil, fmt.Errorf("%s has data, but the generated key it is sealed with is gone: restore %s, or %s", dir, path, instead)
+	}
+	key, err := store.LoadOrCreateSealKeyFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w (or %s)", err, instead)
+	}
+	if missing && logger != nil {
 		logger.Warn("generated a seal key for the store; back it up apart from the store, which cannot be read without it, or set seal_key", zap.String("file", path))
 	}
 	return key, nil
+}
+
+// hasData reports whether something was ever stored in dir.
+func hasData(dir string) (bool, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return false, err
+	}
+	return slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+		return e.Name() != "lost+found" // of a fresh file system
+	}), nil
 }
 
 // currentLog is a zap core that writes to Caddy's default log of the moment,
