@@ -147,11 +147,11 @@ func (a *App) register(t portalcore.Tenant, p ProviderModule, l *zap.Logger) (*s
 	}
 	name := t.Name
 	if _, ok := a.sites[name]; ok {
-		return nil, fmt.Errorf("billing_portal: the tenant %q is configured twice: a tenant has one site block with one address; give the other one its own origin, or its own name", name)
+		return nil, fmt.Errorf("the tenant %q is configured twice: a tenant has one site block with one address; give the other one its own origin, or its own name", name)
 	}
 	for _, other := range a.sites {
 		if other.tenant.Origin == t.Origin {
-			return nil, fmt.Errorf("billing_portal: the tenants %q and %q have the same origin %s: a portal owns its whole origin", other.tenant.Name, name, t.Origin)
+			return nil, fmt.Errorf("the tenants %q and %q have the same origin %s: a portal owns its whole origin", other.tenant.Name, name, t.Origin)
 		}
 	}
 	s := &site{tenant: t, module: p, logger: l}

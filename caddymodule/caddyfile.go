@@ -10,7 +10,6 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/link"
 	"github.com/portalcore/caddy-billing-portal/portalcore/policy"
@@ -18,7 +17,7 @@ import (
 
 func init() {
 	httpcaddyfile.RegisterGlobalOption("billing_portal", parseGlobal)
-	httpcaddyfile.RegisterHandlerDirective("billing_portal", parseHandler)
+	httpcaddyfile.RegisterDirective("billing_portal", parseDirective)
 	// Before templates: a template engine after us would evaluate what visitors
 	// typed into our pages.
 	httpcaddyfile.RegisterDirectiveOrder("billing_portal", httpcaddyfile.Before, "templates")
@@ -35,9 +34,27 @@ func parseGlobal(d *caddyfile.Dispenser, existing any) (any, error) {
 	return httpcaddyfile.App{Name: "billing_portal", Value: caddyconfig.JSON(a, nil)}, nil
 }
 
-func parseHandler(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+// parseDirective does what httpcaddyfile.RegisterHandlerDirective would, but
+// refuses a matcher: behind one, the pages that the portal links to would be
+// somebody else's.
+func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	if !h.Next() {
+		return nil, h.ArgErr()
+	}
+	if h.NextArg() && (strings.HasPrefix(h.Val(), "/") || strings.HasPrefix(h.Val(), "@")) {
+		return nil, h.Errf("billing_portal takes no matcher (%s): a portal owns its whole origin, so give it a site block with a host of its own, and take the matcher out", h.Val())
+	}
+	h.Reset()
+	h.Next()                          // the directive's name again
+	all, err := h.ExtractMatcherSet() // "*" at most
+	if err != nil {
+		return nil, err
+	}
 	x := new(Handler)
-	return x, x.UnmarshalCaddyfile(h.Dispenser)
+	if err := x.UnmarshalCaddyfile(h.Dispenser); err != nil {
+		return nil, err
+	}
+	return h.NewRoute(all, x), nil
 }
 
 // UnmarshalCaddyfile reads the global option:
@@ -306,6 +323,10 @@ func (t *Tenant) parsePolicy(d *caddyfile.Dispenser) error {
 // for something else in this one.
 var unsupportedRuleWords = []string{"at_period_end", "now", "when", "if", "review", "cel"}
 
+func unsupportedRuleWord(d *caddyfile.Dispenser, verdict, word string) error {
+	return d.Errf("%s: %q is not supported in this version: changes take effect at once, and rules have no conditions yet", verdict, word)
+}
+
 func parseRule(d *caddyfile.Dispenser) (Rule, error) {
 	r := Rule{Verdict: d.Val()}
 	words := d.RemainingArgsAsTokens()
@@ -321,21 +342,21 @@ func parseRule(d *caddyfile.Dispenser) (Rule, error) {
 		case slices.Contains(policy.Directions, policy.Direction(w.Text)):
 			r.Directions = append(r.Directions, w.Text)
 		case slices.Contains(unsupportedRuleWords, w.Text):
-			return r, d.Errf("%s: %q is not supported in this version: changes take effect at once, and rules have no conditions yet", r.Verdict, w.Text)
+			return r, unsupportedRuleWord(d, r.Verdict, w.Text)
 		default:
 			return r, d.Errf("%s: %q is no action (%s), no direction (%s), and not in quotes as a text for the customer", r.Verdict, w.Text,
 				strings.Join(policy.Actions, ", "), directions())
 		}
 	}
-	err := block(d, r.Verdict, subdirectives{
+	subs := subdirectives{
 		"role": {repeated, func() error { return moreArgs(d, &r.Roles) }},
 		"from": {repeated, func() error { return moreArgs(d, &r.From) }},
 		"to":   {repeated, func() error { return moreArgs(d, &r.To) }},
-		"when": {later, func() error {
-			return d.Errf("%s: conditions (when) are not supported in this version", r.Verdict)
-		}},
-	})
-	if err != nil {
+	}
+	for _, w := range unsupportedRuleWords {
+		subs[w] = subdirective{later, func() error { return unsupportedRuleWord(d, r.Verdict, w) }}
+	}
+	if err := block(d, r.Verdict, subs); err != nil {
 		return r, err
 	}
 	if _, err := policy.New(rules([]Rule{r}), nil); err != nil {

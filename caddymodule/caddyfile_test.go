@@ -153,7 +153,9 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"no action", "policy {\nallow\n}", "names no action"},
 		{"direction of cancel", "policy {\nallow cancel upgrade\n}", "only change_plan has directions"},
 		{"period end", "policy {\nallow change_plan downgrade at_period_end\n}", `"at_period_end" is not supported in this version`},
-		{"condition", "policy {\nallow cancel {\nwhen `true`\n}\n}", "conditions (when) are not supported in this version"},
+		{"period end in a block", "policy {\nallow change_plan {\nat_period_end\n}\n}", `allow: "at_period_end" is not supported in this version: changes take effect at once`},
+		{"condition", "policy {\nallow cancel when `true`\n}", `allow: "when" is not supported in this version`},
+		{"condition in a block", "policy {\nallow cancel {\nwhen `true`\n}\n}", `allow: "when" is not supported in this version: changes take effect at once, and rules have no conditions yet`},
 		{"text not last", "policy {\ndeny \"no\" cancel\n}", "the text for the customer comes last"},
 		{"text on allow", "policy {\nallow cancel \"yes\"\n}", "a text for the customer belongs to a deny rule"},
 		{"role", "policy {\nallow cancel {\nrole admin\n}\n}", `unknown role "admin"`},
@@ -179,6 +181,8 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"seal key literal", "{\nbilling_portal {\nseal_key " + canary + "\n}\n}", "seal_key stands in the config itself"},
 		{"seal key without", "{\nbilling_portal {\nseal_key\n}\n}", "seal_key takes a placeholder like"},
 		{"previous seal key literal", "{\nbilling_portal {\nseal_key {env.X} {env.Y} " + canary + "\n}\n}", "seal_key: previous key 2 stands in the config itself"},
+		{"path matcher", "http://localhost:9080 {\nbilling_portal /billing* {\norigin http://localhost:9080\n}\n}", "billing_portal takes no matcher (/billing*): a portal owns its whole origin"},
+		{"named matcher", "http://localhost:9080 {\n@b path /billing*\nbilling_portal @b {\norigin http://localhost:9080\n}\n}", "billing_portal takes no matcher (@b): a portal owns its whole origin"},
 		{"directive argument", "http://localhost:9080 {\nbilling_portal * x {\n}\n}", "billing_portal takes no argument"},
 	} {
 		t.Run("global/"+tc.name, func(t *testing.T) { wantAdaptError(t, tc.in, tc.want) })
@@ -252,8 +256,11 @@ func TestProvisionErrors(t *testing.T) {
 	if err := validate(t, site("")); err != nil {
 		t.Fatalf("the base is not valid: %v", err)
 	}
+	if err := validate(t, strings.Replace(site(""), "billing_portal {", "billing_portal * {", 1)); err != nil {
+		t.Errorf("a matcher that matches everything: %v", err)
+	}
 	for _, tc := range []struct{ name, in, want string }{
-		{"no provider", "http://localhost:9080 {\nbilling_portal {\norigin http://localhost:9080\n}\n}", "provider is missing"},
+		{"no provider", "http://localhost:9080 {\nbilling_portal {\norigin http://localhost:9080\n}\n}", "billing_portal http://localhost:9080: provider is missing"},
 		{"no origin", "http://localhost:9080 {\nbilling_portal {\nprovider sandbox\n}\n}", "origin is missing"},
 		{"http origin", site("origin http://billing.example.com"), "want https (http only on localhost"},
 		{"origin with a path", site("origin https://billing.example.com/portal"), "scheme and host"},
@@ -263,7 +270,7 @@ func TestProvisionErrors(t *testing.T) {
 		{"api_key short", site("api_key {env.BP_SHORT}"), "api_key 1:"},
 		{"api_key is Stripe's", site("api_key {env.BP_SECRET}"), "api_key 1:"},
 		{"stripe key unset", site("provider stripe {\napi_key {env.BP_NOT_SET}\n}"), "provider stripe: api_key: the placeholder {env.BP_NOT_SET} has no value"},
-		{"stripe without key", site("provider stripe"), "provider stripe: api_key is empty"},
+		{"stripe without key", site("provider stripe"), "billing_portal http://localhost:9080: loading the provider: loading module 'stripe': provision billing_portal.providers.stripe: provider stripe: api_key is empty"},
 		{"stripe key malformed", site("provider stripe {\napi_key {env.BP_SHORT}\n}"), "the API key must be a secret key"},
 		{"stripe base_url", site("provider stripe {\napi_key {env.BP_SECRET}\nbase_url https://evil.example.com\n}"), "base_url is for tests and takes a loopback host only"},
 		{"seal key unset", "{\nbilling_portal {\nseal_key {env.BP_NOT_SET}\n}\n}\n" + site(""), "seal_key: the placeholder {env.BP_NOT_SET} has no value"},
@@ -274,6 +281,7 @@ func TestProvisionErrors(t *testing.T) {
 		{"trust not a key", site("trust app {\nkey ed25519 " + notKey + "\n}"), "neither PEM nor a JWK"},
 		{"trust private key", site("trust app {\nkey ed25519 " + private + "\n}"), "this is a private key"},
 		{"return_to", site("return_to javascript:alert(1)"), "return_to"},
+		{"no return_to", "http://localhost:9080 {\nbilling_portal {\norigin http://localhost:9080\nprovider sandbox\napi_key {env.BP_KEY}\nbrand {\nname Acme\n}\n}\n}", "billing_portal http://localhost:9080: return_to is required"},
 		{"entry", site("entry always"), `entry "always": want same_site or confirm`},
 		{"default_role", site("default_role admin"), "default_role"},
 		{"session", site("session {\nidle 2h\nabsolute 1h\n}"), "want 1m <= idle <= absolute <= 24h"},
@@ -281,7 +289,7 @@ func TestProvisionErrors(t *testing.T) {
 		{"plan without prices", site("catalogue {\nplan a {\nrank 1\n}\n}"), `plan "a" has no prices`},
 		{"policy plan", site("catalogue {\nplan a {\nprices x\n}\n}\npolicy {\nallow change_plan {\nto b\n}\n}"), `unknown plan "b": the catalogue has a`},
 		{"policy name", site("policy a/b {\nallow cancel\n}"), `policy "a/b"`},
-		{"brand name", site("brand {\naccent \"#123456\"\n}"), "name is required"},
+		{"brand name", site("brand {\naccent \"#123456\"\n}"), "billing_portal http://localhost:9080: brand: name is required"},
 		{"accent", site("brand {\nname Acme\naccent red\n}"), "red"},
 		{"time zone", site("brand {\nname Acme\ntime_zone Mars/Olympus\n}"), "Mars/Olympus"},
 		{"logo type", site("brand {\nname Acme\nlogo /x/logo.gif\n}"), "want a file that ends in .svg, .png or .webp"},

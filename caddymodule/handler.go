@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,24 +53,34 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.app = mod.(*App)
 	h.done = ctx.Done()
+	if err := h.provision(ctx); err != nil {
+		// Caddy names a handler by its place among the routes only.
+		if site := cmp.Or(h.Origin, h.Name); site != "" {
+			return fmt.Errorf("billing_portal %s: %w", site, err)
+		}
+		return fmt.Errorf("billing_portal: %w", err)
+	}
+	return nil
+}
 
+func (h *Handler) provision(ctx caddy.Context) error {
 	if len(h.ProviderRaw) == 0 {
-		return errors.New("billing_portal: provider is missing: write provider stripe with an api_key, or provider sandbox to try the portal")
+		return errors.New("provider is missing: write provider stripe with an api_key, or provider sandbox to try the portal")
 	}
 	val, err := ctx.LoadModule(h, "ProviderRaw")
 	if err != nil {
-		return fmt.Errorf("billing_portal: loading the provider: %w", err)
+		return fmt.Errorf("loading the provider: %w", err)
 	}
 	provider, ok := val.(ProviderModule)
 	if !ok {
-		return fmt.Errorf("billing_portal: module %T is not a provider of the portal", val)
+		return fmt.Errorf("module %T is not a provider of the portal", val)
 	}
 	t, err := h.tenant()
 	if err != nil {
-		return fmt.Errorf("billing_portal: %w", err)
+		return err
 	}
 	if err := portalcore.CheckTenant(t); err != nil {
-		return fmt.Errorf("billing_portal: %w", err)
+		return err
 	}
 	h.site, err = h.app.register(t, provider, ctx.Logger())
 	return err
