@@ -290,6 +290,7 @@ func TestProvisionErrors(t *testing.T) {
 		{"policy plan", site("catalogue {\nplan a {\nprices x\n}\n}\npolicy {\nallow change_plan {\nto b\n}\n}"), `unknown plan "b": the catalogue has a`},
 		{"policy name", site("policy a/b {\nallow cancel\n}"), `policy "a/b"`},
 		{"brand name", site("brand {\naccent \"#123456\"\n}"), "billing_portal http://localhost:9080: brand: name is required"},
+		{"help without mailto", site("brand {\nname Acme\nhelp support@example.com\n}"), `the help link "support@example.com" is no https: or mailto: URL`},
 		{"accent", site("brand {\nname Acme\naccent red\n}"), "red"},
 		{"time zone", site("brand {\nname Acme\ntime_zone Mars/Olympus\n}"), "Mars/Olympus"},
 		{"logo type", site("brand {\nname Acme\nlogo /x/logo.gif\n}"), "want a file that ends in .svg, .png or .webp"},

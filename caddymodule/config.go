@@ -200,7 +200,9 @@ type Brand struct {
 	// AccentDark is the accent colour on dark pages. Default: made from
 	// AccentLight.
 	AccentDark string `json:"accent_dark,omitempty"`
-	// HelpURL is the footer's link to help, https: or mailto:. Default: none.
+	// HelpURL is the footer's link to help, like LegalURL and PrivacyURL an
+	// https: or mailto: URL, or a path that begins with a single "/". Default:
+	// none.
 	HelpURL string `json:"help_url,omitempty"`
 	// LegalURL is the footer's link to legal terms. Default: none.
 	LegalURL string `json:"legal_url,omitempty"`

@@ -52,8 +52,8 @@ type Options struct {
 	Exponent func(currency string) int
 	// Location is the time zone of all dates and times. Default: UTC.
 	Location *time.Location
-	// HelpURL, LegalURL and PrivacyURL are the footer's links; absolute
-	// https, http or mailto URLs or paths. "" leaves one out.
+	// HelpURL, LegalURL and PrivacyURL are the footer's links: https: or
+	// mailto: URLs, or paths that begin with a single "/". "" leaves one out.
 	HelpURL, LegalURL, PrivacyURL string
 	// ProviderName is how customers know the provider ("Stripe"). Default:
 	// the page speaks of the payment provider.
@@ -133,12 +133,30 @@ func (o *Options) check() error {
 		return fmt.Errorf("theme: logo %q is no path on the portal's own origin; the content security policy lets no other image load", o.Theme.LogoURL)
 	}
 	for name, s := range map[string]string{"help": o.HelpURL, "legal": o.LegalURL, "privacy": o.PrivacyURL} {
-		u, err := url.Parse(s)
-		if err != nil || !slices.Contains([]string{"", "https", "http", "mailto"}, u.Scheme) {
-			return fmt.Errorf("brand: the %s link %q is no https, http or mailto URL and no path", name, s)
+		if s != "" && !isFooterLink(s) {
+			return fmt.Errorf("brand: the %s link %q is no https: or mailto: URL and no path that begins with a single \"/\"; an e-mail address needs mailto: before it", name, s)
 		}
 	}
 	return nil
+}
+
+// isFooterLink tells what leads somewhere from every page alike. A bare e-mail
+// address or host would be a path beside the page, and browsers take "//" and
+// "/\" for the beginning of a host.
+func isFooterLink(s string) bool {
+	u, err := url.Parse(s)
+	if err != nil {
+		return false
+	}
+	switch u.Scheme {
+	case "https":
+		return u.Hostname() != ""
+	case "mailto":
+		return strings.Contains(u.Opaque, "@")
+	case "":
+		return strings.HasPrefix(s, "/") && !strings.HasPrefix(s, "//") && !strings.HasPrefix(s, `/\`)
+	}
+	return false
 }
 
 // sources reads the embedded templates and puts the vendor's in their place.

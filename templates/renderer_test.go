@@ -101,13 +101,35 @@ func TestOptionsAreChecked(t *testing.T) {
 		"no exponent":   func(o *Options) { o.Exponent = nil },
 		"logo off-site": func(o *Options) { o.Theme.LogoURL = "https://cdn.example/logo.svg" },
 		"logo //":       func(o *Options) { o.Theme.LogoURL = "//cdn.example/logo.svg" },
-		"help script":   func(o *Options) { o.HelpURL = "javascript:alert(1)" },
 		"bad accent":    func(o *Options) { o.Theme.AccentLight = "#FFF" },
 	} {
 		opt := options()
 		f(&opt)
 		if _, err := New(opt); err == nil {
 			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func TestFooterLinks(t *testing.T) {
+	for link, want := range map[string]bool{
+		"": true, "https://acme.example/legal": true, "HTTPS://acme.example": true, "mailto:help@acme.example": true,
+		"mailto:help@acme.example?subject=Billing": true, "/help": true, "/": true,
+		"help@acme.example": false, "acme.example/legal": false, "help": false, "?help": false, "#help": false,
+		"//acme.example/legal": false, `/\acme.example/legal`: false, "/\t/acme.example": false,
+		"http://acme.example/legal": false, "https:": false, "https:///legal": false, "https:legal": false, "https://:443/": false,
+		"mailto:": false, "mailto:help": false, "javascript:alert(1)": false, "data:text/html,x": false, "tel:+15550100": false,
+	} {
+		for name, set := range map[string]func(*Options){
+			"help":    func(o *Options) { o.HelpURL = link },
+			"legal":   func(o *Options) { o.LegalURL = link },
+			"privacy": func(o *Options) { o.PrivacyURL = link },
+		} {
+			opt := options()
+			set(&opt)
+			if _, err := New(opt); (err == nil) != want || err != nil && !strings.Contains(err.Error(), "the "+name+" link") {
+				t.Errorf("%s %q: %v, want it accepted: %v", name, link, err, want)
+			}
 		}
 	}
 }
