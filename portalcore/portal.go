@@ -92,7 +92,7 @@ func New(o Options) (*Portal, error) {
 	p := &Portal{opt: o, tenant: t, log: o.Logger, policies: policies}
 	p.journal = &journal.Journal{
 		Store: o.Store, Tenant: t.Name, Now: o.Now, Process: o.Process, Exclusive: o.ExclusiveStore,
-		LeaseTime: leaseTime, Changed: session.BumpVersion,
+		LeaseTime: leaseTime, Changed: session.BumpVersion, Version: session.Version,
 	}
 	p.sessions = &session.Manager{
 		Store: o.Store, Tenant: t.Name, Now: o.Now, Rand: o.Rand, Idle: t.Idle, Absolute: t.Absolute, DefaultRole: t.DefaultRole,

@@ -265,17 +265,52 @@ func (c *Corridor) Confirm(ctx context.Context, who Who, nonce string) (Confirme
 	if i, ok, err := c.existing(ctx, who, nonce); err != nil || ok {
 		return Confirmed{Intent: i}, err
 	}
-	p, acct, fresh, err := c.reconsider(ctx, who, nonce)
-	if err != nil || fresh != nil {
-		// Where another posting of the same form got ahead meanwhile, what it
-		// did is why things look different now: its intent is the answer.
-		if i, ok, err := c.existing(ctx, who, nonce); err == nil && ok {
-			return Confirmed{Intent: i}, nil
+	var fresh *Pin
+	i, err := c.decide(ctx, who, nonce, func(who Who) (p billing.Preview, acct billing.Account, err error) {
+		p, acct, fresh, err = c.reconsider(ctx, who, nonce)
+		if err == nil && fresh != nil {
+			err = errFresh
 		}
-		return Confirmed{Fresh: fresh}, err
+		return p, acct, err
+	})
+	if errors.Is(err, errFresh) {
+		return Confirmed{Fresh: fresh}, nil
 	}
-	i, err := c.begin(ctx, who, nonce, p, &acct)
 	return Confirmed{Intent: i}, err
+}
+
+// errFresh ends a decision in a fresh pin instead of an intent.
+var errFresh = errors.New("act: the preview is not what was pinned")
+
+// deciding is how often a decision is made again because another change of the
+// customer's was settled while it was being made.
+const deciding = 3
+
+// decide looks at the account, decides, and begins the intent, so that nothing
+// settled in between: what is allowed and what it costs rests on how things are
+// when the object's lock is taken, not on how they were a moment before.
+func (c *Corridor) decide(ctx context.Context, who Who, nonce string, look func(Who) (billing.Preview, billing.Account, error)) (journal.Intent, error) {
+	for range deciding {
+		seen, err := c.Journal.Seen(ctx, who.Customer)
+		if err != nil {
+			return journal.Intent{}, fmt.Errorf("%w: %w", ErrNothingSent, err)
+		}
+		who.Version = seen
+		p, acct, err := look(who)
+		if err != nil {
+			// Where another posting of the same form got ahead meanwhile, what it
+			// did is why things look different now: its intent is the answer.
+			if i, ok, err := c.existing(ctx, who, nonce); err == nil && ok {
+				return i, nil
+			}
+			return journal.Intent{}, err
+		}
+		i, err := c.begin(ctx, who, nonce, p, &acct, seen)
+		if !errors.Is(err, journal.ErrStale) {
+			return i, err
+		}
+	}
+	return journal.Intent{}, fmt.Errorf("%w: the account changed %d times while it was looked at", ErrNothingSent, deciding)
 }
 
 // reconsider makes a pinned preview again, right before it is carried out. It
@@ -342,15 +377,9 @@ func (c *Corridor) Do(ctx context.Context, who Who, nonce, version string, a bil
 	if i, ok, err := c.existing(ctx, who, nonce); err != nil || ok {
 		return i, err
 	}
-	preview, acct, err := c.consider(ctx, who, version, a)
-	if err != nil {
-		// As in Confirm.
-		if i, ok, err := c.existing(ctx, who, nonce); err == nil && ok {
-			return i, nil
-		}
-		return journal.Intent{}, err
-	}
-	return c.begin(ctx, who, nonce, preview, &acct)
+	return c.decide(ctx, who, nonce, func(who Who) (billing.Preview, billing.Account, error) {
+		return c.consider(ctx, who, version, a)
+	})
 }
 
 func (c *Corridor) consider(ctx context.Context, who Who, version string, a billing.Action) (billing.Preview, billing.Account, error) {
@@ -552,7 +581,7 @@ func (c *Corridor) auditDenied(ctx context.Context, who Who, a billing.Action) e
 }
 
 // begin writes the intent down and runs it.
-func (c *Corridor) begin(ctx context.Context, who Who, nonce string, p billing.Preview, acct *billing.Account) (journal.Intent, error) {
+func (c *Corridor) begin(ctx context.Context, who Who, nonce string, p billing.Preview, acct *billing.Account, seen uint64) (journal.Intent, error) {
 	i := journal.Intent{
 		ID: IntentID(c.Tenant, who.Hash, nonce), Customer: who.Customer, Actor: who.Actor, Role: who.Role,
 		Session: who.Hash, Action: p.Action, Preview: p, Object: p.Action.Object(who.Customer), RequestID: who.RequestID,
@@ -568,10 +597,10 @@ func (c *Corridor) begin(ctx context.Context, who Who, nonce string, p billing.P
 			i.ToPlan = c.planName(p.Items)
 		}
 	}
-	i, created, err := c.Journal.Plan(ctx, i)
+	i, created, err := c.Journal.Plan(ctx, i, seen)
 	if err != nil {
 		var busy *journal.BusyError
-		if errors.As(err, &busy) {
+		if errors.As(err, &busy) || errors.Is(err, journal.ErrStale) {
 			return journal.Intent{}, err
 		}
 		return journal.Intent{}, fmt.Errorf("%w: %w", ErrNothingSent, err)

@@ -272,6 +272,67 @@ func TestTwoSessionsOneSubscription(t *testing.T) {
 	}
 }
 
+// overtaken is a provider whose previews come late: after something else
+// happened.
+type overtaken struct {
+	billing.Provider
+	meanwhile func()
+}
+
+func (o *overtaken) Preview(ctx context.Context, customer string, a billing.Action, at time.Time) (billing.Preview, error) {
+	p, err := o.Provider.Preview(ctx, customer, a, at)
+	if f := o.meanwhile; f != nil {
+		o.meanwhile = nil
+		f()
+	}
+	return p, err
+}
+
+// TestDecisionsHoldWhenTheLockIsTaken lets another session's change of the same
+// subscription begin and end between a confirmation's last look and its lock.
+// What was allowed and agreed to then may not be any more, so it is looked at
+// again: nothing is sent.
+func TestDecisionsHoldWhenTheLockIsTaken(t *testing.T) {
+	w := newWorld(t)
+	plain := w.plain()
+	late := &overtaken{Provider: w.fake}
+	c := w.corridor("one", w.base, late)
+	other := who(1)
+	other.Hash = "another session"
+	more := change(1)
+	more.Items[0].Quantity = 8
+	mine, theirs := prepare(t, c, who(1), change(1)), prepare(t, plain, other, more)
+	var first Confirmed
+	late.meanwhile = func() {
+		var err error
+		if first, err = plain.Confirm(context.Background(), other, theirs.Nonce); err != nil || first.Intent.State != journal.Succeeded {
+			t.Errorf("the change in between: %+v, %v", first, err)
+		}
+	}
+	got, err := c.Confirm(t.Context(), who(1), mine.Nonce)
+	if err != nil || got.Fresh == nil || got.Intent.ID != "" {
+		t.Errorf("got %+v, %v; want a fresh preview", got, err)
+	}
+	if _, _, sent := w.fake.asked(); sent != 1 {
+		t.Errorf("%d steps were sent, want one", sent)
+	}
+	if list := w.intents(); len(list) != 1 || list[0].ID != first.Intent.ID {
+		t.Errorf("intents %+v", list)
+	}
+
+	// The same where the action moves no money: it is looked at again, and done.
+	late.meanwhile = func() {
+		pin := prepare(t, plain, other, change(1))
+		if _, err := plain.Confirm(context.Background(), other, pin.Nonce); err != nil {
+			t.Error(err)
+		}
+	}
+	i, err := c.Do(t.Context(), who(1), nonce(t, c), "", billing.Action{Kind: billing.Cancel, Subscription: "sub_1a"})
+	if err != nil || i.State != journal.Succeeded {
+		t.Errorf("cancelling: %+v, %v", i, err)
+	}
+}
+
 func TestDenied(t *testing.T) {
 	for name, tt := range map[string]struct {
 		who    func(*Who)

@@ -561,7 +561,7 @@ func (w *world) corridor(process string, s store.Store, p billing.Provider) *Cor
 	return &Corridor{
 		Store: s, Tenant: tenant, Provider: p, Accounts: w.accounts,
 		Journal: &journal.Journal{
-			Store: s, Tenant: tenant, Now: w.clock.Now, Process: process, LeaseTime: time.Minute, Changed: session.BumpVersion,
+			Store: s, Tenant: tenant, Now: w.clock.Now, Process: process, LeaseTime: time.Minute, Changed: session.BumpVersion, Version: session.Version,
 		},
 		Policy: func(name string) *policy.Policy {
 			if name != "" {

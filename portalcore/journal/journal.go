@@ -141,6 +141,9 @@ func (i *Intent) Reference() string {
 var (
 	// ErrBusy says that another intent holds the object.
 	ErrBusy = errors.New("journal: another change of this object is not settled yet")
+	// ErrStale says that the customer's account may have changed since the
+	// decision that a new intent rests on.
+	ErrStale = errors.New("journal: the account may have changed since it was looked at")
 	// ErrMoved says that somebody else wrote the intent since it was read.
 	ErrMoved = errors.New("journal: intent was changed by somebody else")
 	// ErrLeased says that somebody else works on the intent right now.
@@ -180,6 +183,8 @@ type Journal struct {
 	// Changed notes, in the transaction that moves an intent on, that the
 	// customer's account may have changed at the provider.
 	Changed func(tx store.Tx, tenant, customer string) error
+	// Version is what Changed moves: the customer's account version.
+	Version func(tx store.Tx, tenant, customer string) (uint64, error)
 }
 
 func (j *Journal) intentKey(customer, id string) []byte {
@@ -219,7 +224,11 @@ func (j *Journal) get(tx store.Tx, customer, id string) (Intent, error) {
 // Plan writes a new intent down and takes its object's lock. Where the intent
 // is there already it is returned with created false: one nonce, one intent.
 // BusyError where another intent holds the object.
-func (j *Journal) Plan(ctx context.Context, i Intent) (_ Intent, created bool, err error) {
+//
+// seen is the account version that was read, with Seen, before the account was
+// looked at to decide. ErrStale where it moved since: another change was settled
+// meanwhile, and what was decided rests on how things were before it.
+func (j *Journal) Plan(ctx context.Context, i Intent, seen uint64) (_ Intent, created bool, err error) {
 	now := j.Now().UTC()
 	i.State, i.Created, i.Updated, i.Stamp = Planned, now, now, j.stamp()
 	j.lease(&i, now)
@@ -237,6 +246,13 @@ func (j *Journal) Plan(ctx context.Context, i Intent) (_ Intent, created bool, e
 		if err := j.takeLock(tx, &i); err != nil {
 			return err
 		}
+		version, err := j.Version(tx, j.Tenant, i.Customer)
+		if err != nil {
+			return err
+		}
+		if version != seen {
+			return ErrStale
+		}
 		if err := j.audit(tx, &i, "confirmed", now); err != nil {
 			return err
 		}
@@ -247,6 +263,17 @@ func (j *Journal) Plan(ctx context.Context, i Intent) (_ Intent, created bool, e
 		err = nil
 	}
 	return got, created, err
+}
+
+// Seen reads a customer's account version. What is decided on an account that
+// is read after it holds as long as the version does not move.
+func (j *Journal) Seen(ctx context.Context, customer string) (uint64, error) {
+	var version uint64
+	err := j.Store.View(ctx, func(tx store.Tx) (err error) {
+		version, err = j.Version(tx, j.Tenant, customer)
+		return err
+	})
+	return version, err
 }
 
 func (j *Journal) stamp() string {

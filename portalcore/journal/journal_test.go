@@ -54,7 +54,7 @@ func setUp(t *testing.T) (*journal.Journal, *unsure) {
 	u := &unsure{Store: s}
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	return &journal.Journal{
-		Store: u, Tenant: tenant, Now: func() time.Time { return now }, Process: "one", LeaseTime: time.Minute, Changed: session.BumpVersion,
+		Store: u, Tenant: tenant, Now: func() time.Time { return now }, Process: "one", LeaseTime: time.Minute, Changed: session.BumpVersion, Version: session.Version,
 	}, u
 }
 
@@ -84,7 +84,7 @@ func TestPlanIsOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for n := range 64 {
 		wg.Go(func() {
-			_, made, err := j.Plan(context.Background(), intent(fmt.Sprint("i", n%2), "sub"))
+			_, made, err := j.Plan(context.Background(), intent(fmt.Sprint("i", n%2), "sub"), 0)
 			switch {
 			case errors.Is(err, journal.ErrBusy):
 				busy.Add(1)
@@ -99,7 +99,7 @@ func TestPlanIsOnce(t *testing.T) {
 	if created.Load() != 1 || busy.Load() != 32 {
 		t.Errorf("%d created, %d busy; want 1 and 32", created.Load(), busy.Load())
 	}
-	if _, made, err := j.Plan(t.Context(), intent("other", "another sub")); err != nil || !made {
+	if _, made, err := j.Plan(t.Context(), intent("other", "another sub"), seen(t, j)); err != nil || !made {
 		t.Errorf("another object: %v, %v", made, err)
 	}
 }
@@ -107,7 +107,7 @@ func TestPlanIsOnce(t *testing.T) {
 // Of many who read the same intent one writes; nobody settles it twice.
 func TestOneWriterPerRevision(t *testing.T) {
 	j, _ := setUp(t)
-	planned, _, err := j.Plan(t.Context(), intent("i", "sub"))
+	planned, _, err := j.Plan(t.Context(), intent("i", "sub"), seen(t, j))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +144,7 @@ func TestOneWriterPerRevision(t *testing.T) {
 // The lock, the account's version and the lease follow the state.
 func TestStates(t *testing.T) {
 	j, _ := setUp(t)
-	i, _, err := j.Plan(t.Context(), intent("i", "sub"))
+	i, _, err := j.Plan(t.Context(), intent("i", "sub"), seen(t, j))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +190,7 @@ func TestStates(t *testing.T) {
 func TestReplyLost(t *testing.T) {
 	j, u := setUp(t)
 	u.applied.Store(true)
-	i, created, err := j.Plan(t.Context(), intent("i", "sub"))
+	i, created, err := j.Plan(t.Context(), intent("i", "sub"), seen(t, j))
 	if err != nil || !created {
 		t.Fatal(created, err)
 	}
@@ -203,7 +203,17 @@ func TestReplyLost(t *testing.T) {
 		t.Errorf("not applied: %v, %v", i.Steps[0].Done, err)
 	}
 	u.lost.Store(true)
-	if _, created, err := j.Plan(t.Context(), intent("other", "another")); !errors.Is(err, store.ErrUnknown) {
+	if _, created, err := j.Plan(t.Context(), intent("other", "another"), seen(t, j)); !errors.Is(err, store.ErrUnknown) {
 		t.Errorf("plan not applied: %v, %v", created, err)
 	}
+}
+
+// seen is the account version of the customer of all intents here.
+func seen(t *testing.T, j *journal.Journal) uint64 {
+	t.Helper()
+	v, err := j.Seen(t.Context(), "cus")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
 }

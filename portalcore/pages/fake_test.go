@@ -351,7 +351,7 @@ func newEnv(t testing.TB, change ...func(*Options)) *env {
 	e.accounts = must[*account.Accounts](t)(account.New(e.provider, e.now, 0))
 	e.sessions = &session.Manager{Store: s, Tenant: host, Now: e.now, Rand: rand.Reader,
 		Idle: session.DefaultIdle, Absolute: session.DefaultAbsolute, DefaultRole: policy.Owner}
-	j := &journal.Journal{Store: s, Tenant: host, Now: e.now, Process: "p1", Exclusive: true, LeaseTime: time.Minute, Changed: session.BumpVersion}
+	j := &journal.Journal{Store: s, Tenant: host, Now: e.now, Process: "p1", Exclusive: true, LeaseTime: time.Minute, Changed: session.BumpVersion, Version: session.Version}
 	pol := must[*policy.Policy](t)(policy.New(allowAll, nil))
 	strict := must[*policy.Policy](t)(policy.New([]policy.Rule{{Verdict: policy.Deny, Actions: []string{policy.Cancel}, Text: "Please talk to us."}}, nil))
 	cat := must[billing.Catalogue](t)(billing.NewCatalogue([]billing.Plan{

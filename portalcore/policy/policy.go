@@ -189,12 +189,7 @@ func (p *Policy) Decide(r Request) Decision {
 		return p.one(r, Part{From: r.From})
 	}
 	if r.AnyDirection {
-		for _, rule := range p.rules {
-			if rule.Verdict == Allow && slices.Contains(rule.Actions, ChangePlan) && rule.matchesRole(r.Role) {
-				return Decision{Verdict: Allow}
-			}
-		}
-		return p.one(r, Part{})
+		return p.any(r)
 	}
 	if len(r.Parts) == 0 {
 		return Decision{Verdict: Deny, Why: "policy"}
@@ -205,6 +200,28 @@ func (p *Policy) Decide(r Request) Decision {
 		}
 	}
 	return Decision{Verdict: Allow}
+}
+
+// any allows where at least one change would be allowed: in some direction,
+// from r.From (or from any plan that a rule names), to some plan.
+func (p *Policy) any(r Request) Decision {
+	froms, tos := []string{r.From}, []string{""}
+	for _, rule := range p.rules {
+		if r.From == "" {
+			froms = append(froms, rule.From...)
+		}
+		tos = append(tos, rule.To...)
+	}
+	for _, from := range froms {
+		for _, to := range tos {
+			for _, d := range Directions {
+				if p.one(r, Part{Direction: d, From: from, To: to}).Allowed() {
+					return Decision{Verdict: Allow}
+				}
+			}
+		}
+	}
+	return p.one(r, Part{From: r.From})
 }
 
 // permits also lets somebody who may cancel take the cancellation back.

@@ -167,6 +167,49 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+// TestAnyDirection holds that "some change" is allowed only where one survives
+// the rules that deny.
+func TestAnyDirection(t *testing.T) {
+	allow := func(r policy.Rule) policy.Rule {
+		r.Verdict, r.Actions = policy.Allow, []string{policy.ChangePlan}
+		return r
+	}
+	deny := func(r policy.Rule) policy.Rule {
+		r.Verdict, r.Actions = policy.Deny, []string{policy.ChangePlan}
+		return r
+	}
+	for name, tt := range map[string]struct {
+		rules []policy.Rule
+		role  string
+		from  string
+		want  bool
+	}{
+		"nothing":                    {nil, policy.Owner, "basic", false},
+		"all":                        {[]policy.Rule{allow(policy.Rule{})}, policy.Owner, "basic", true},
+		"to one plan":                {[]policy.Rule{allow(policy.Rule{To: []string{"team"}})}, policy.Owner, "basic", true},
+		"from another plan":          {[]policy.Rule{allow(policy.Rule{From: []string{"team"}})}, policy.Owner, "basic", false},
+		"from a plan not known here": {[]policy.Rule{allow(policy.Rule{From: []string{"team"}})}, policy.Owner, "", true},
+		"a role is denied everything": {
+			[]policy.Rule{allow(policy.Rule{}), deny(policy.Rule{Roles: []string{policy.Billing}})}, policy.Billing, "basic", false,
+		},
+		"another role is":      {[]policy.Rule{allow(policy.Rule{}), deny(policy.Rule{Roles: []string{policy.Billing}})}, policy.Owner, "basic", true},
+		"one direction is":     {[]policy.Rule{allow(policy.Rule{}), deny(policy.Rule{Directions: []policy.Direction{policy.Downgrade}})}, policy.Owner, "basic", true},
+		"the only one is":      {[]policy.Rule{allow(policy.Rule{Directions: []policy.Direction{policy.Upgrade}}), deny(policy.Rule{Directions: []policy.Direction{policy.Upgrade}})}, policy.Owner, "basic", false},
+		"this plan is":         {[]policy.Rule{allow(policy.Rule{}), deny(policy.Rule{From: []string{"basic"}})}, policy.Owner, "basic", false},
+		"a viewer by default":  {[]policy.Rule{allow(policy.Rule{})}, policy.Viewer, "basic", false},
+		"a viewer named so is": {[]policy.Rule{allow(policy.Rule{Roles: []string{policy.Viewer}})}, policy.Viewer, "basic", true},
+	} {
+		p, err := policy.New(tt.rules, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := p.Decide(policy.Request{Action: policy.ChangePlan, Role: tt.role, AnyDirection: true, From: tt.from})
+		if d.Allowed() != tt.want {
+			t.Errorf("%s: %+v, want %v", name, d, tt.want)
+		}
+	}
+}
+
 // Everything is denied where no policy speaks: for every action, role and
 // direction.
 func TestDefaultDeny(t *testing.T) {

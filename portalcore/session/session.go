@@ -250,6 +250,12 @@ func BumpVersion(tx store.Tx, tenant, customer string) error {
 	return writeCustomer(tx, tenant, customer, rec)
 }
 
+// Version reads a customer's account version in the caller's transaction.
+func Version(tx store.Tx, tenant, customer string) (uint64, error) {
+	rec, err := ReadCustomer(tx, tenant, customer)
+	return rec.Version, err
+}
+
 // Refresh makes the next page read the account anew.
 func (m *Manager) Refresh(ctx context.Context, customer string) error {
 	return m.Store.Update(ctx, func(tx store.Tx) error {
