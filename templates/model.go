@@ -256,6 +256,8 @@ type Receipt struct {
 	// Amount is the sum that State "waiting", "processing", "checking" or
 	// "refused" speaks of, nil where no money is in it.
 	Amount *billing.Money
+	// Permit says why this person cannot go on with it, where Why is set.
+	Permit Permit
 }
 
 // Cancel is /cancel.

@@ -30,7 +30,7 @@ func (v *visit) failedAction(err error, href string) {
 	case errors.Is(err, act.ErrNotFound), billing.FaultOf(err) == billing.NotFound:
 		v.notFound()
 	case errors.As(err, &denied):
-		v.message(http.StatusForbidden, templates.Message{Kind: "denied", Text: denied.Decision.Text})
+		v.denied(denied.Decision, "", "")
 	case errors.As(err, &busy):
 		v.message(http.StatusConflict, templates.Message{Kind: "busy", Href: pathDone + busy.Intent, Link: linkReceipt})
 	case errors.Is(err, act.ErrChanged), errors.Is(err, act.ErrNoPin), errors.As(err, &invalid):
@@ -50,6 +50,39 @@ func (v *visit) failedAction(err error, href string) {
 	default:
 		v.unavailable("an action", err)
 	}
+}
+
+// denied answers where this session may not do a thing: its role, or a rule of
+// the vendor's.
+func (v *visit) denied(d policy.Decision, href, link string) {
+	kind := "denied"
+	if d.Why == "role" {
+		kind = "forbidden"
+	}
+	v.message(http.StatusForbidden, templates.Message{Kind: kind, Text: d.Text, Href: href, Link: link})
+}
+
+// decideOn says whether this session may go on with an intent, which somebody
+// with another role may have begun: what moves a change on takes the same right
+// as beginning it.
+func (v *visit) decideOn(i *journal.Intent) policy.Decision {
+	a := i.Action
+	r := policy.Request{
+		Action: policy.ActionOf(a.Kind), Role: v.sess.Role, Permissions: v.sess.Permissions,
+		// Where the account is not at hand, or has the change already, its
+		// directions cannot be told any more; role and permissions still count.
+		AnyDirection: true,
+	}
+	if snap, err := v.snapshot(); err == nil {
+		l := look{visit: v, acct: &snap.Account, cat: v.catalogue()}
+		if sub, ok := l.acct.Subscription(a.Subscription); ok {
+			r.From = l.planKey(sub)
+			if parts, ok := policy.PartsOf(l.cat, sub, a.Items); ok && len(parts) > 0 {
+				r.Parts, r.AnyDirection = parts, false
+			}
+		}
+	}
+	return v.Corridor.Policy(v.sess.Configuration).Decide(r)
 }
 
 // fieldError is a problem with an action, in the words of the pages.
@@ -431,6 +464,10 @@ func (v *visit) leave() {
 		v.redirect(pathDone + i.ID)
 		return
 	}
+	if d := v.decideOn(&i); !d.Allowed() {
+		v.denied(d, pathDone+i.ID, linkReceipt)
+		return
+	}
 	v.w.Header().Set("Refresh", "0; url="+u.String())
 	v.page(http.StatusOK, v.locale(""), &templates.Page{
 		SignedIn: true, Customer: v.knownName(), ReturnURL: v.backURL(), BackTo: "payment",
@@ -446,12 +483,14 @@ func (v *visit) knownName() string {
 }
 
 // back is where the provider's page leads to. Whether the customer did
-// anything there is the provider's to say.
+// anything there is the provider's to say. For somebody who may not go on with
+// the change it only leads to the receipt.
 func (v *visit) back() {
-	if _, ok := v.intent(); !ok {
+	i, ok := v.intent()
+	if !ok {
 		return
 	}
-	if v.r.Method == http.MethodGet {
+	if v.r.Method == http.MethodGet && v.decideOn(&i).Allowed() {
 		if _, err := v.Corridor.Check(v.r.Context(), v.sess.Customer, v.arg); err != nil {
 			v.Log.Warn("could not look at an intent on the way back", zap.String("request_id", v.id), zap.String("intent", v.arg), zap.Error(err))
 		}
@@ -461,6 +500,14 @@ func (v *visit) back() {
 
 // checkAgain is the receipt's button.
 func (v *visit) checkAgain() {
+	i, ok := v.intent()
+	if !ok {
+		return
+	}
+	if d := v.decideOn(&i); !d.Allowed() {
+		v.denied(d, pathDone+i.ID, linkReceipt)
+		return
+	}
 	switch _, err := v.Corridor.Check(v.r.Context(), v.sess.Customer, v.arg); {
 	case errors.Is(err, act.ErrNotFound):
 		v.notFound()

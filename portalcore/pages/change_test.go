@@ -15,6 +15,7 @@ import (
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 	"github.com/portalcore/caddy-billing-portal/portalcore/journal"
 	"github.com/portalcore/caddy-billing-portal/portalcore/link"
+	"github.com/portalcore/caddy-billing-portal/portalcore/policy"
 	"github.com/portalcore/caddy-billing-portal/portalcore/store"
 )
 
@@ -308,7 +309,11 @@ func TestAddMethod(t *testing.T) {
 		if again := location(t, b.post("/payment/add", form), "/leave/"); again != to {
 			t.Error("posting twice makes two intents")
 		}
+		skipped := e.skipped
 		page := b.get(to)
+		if e.skipped != skipped+1 {
+			t.Error("the access log keeps the provider's address in the answer's header")
+		}
 		if page.Code != 200 || page.Header().Get("Refresh") != tc.refresh || page.Header().Get("Location") != "" {
 			t.Errorf("GoTo %q: %d, Refresh %q", tc.goTo, page.Code, page.Header().Get("Refresh"))
 		}
@@ -559,5 +564,80 @@ func TestNoSecretsInLogs(t *testing.T) {
 		if text := entry.Message + string(line); strings.Contains(text, signature) || strings.Contains(text, b.cookie) || strings.Contains(text, form.Get("nonce")) {
 			t.Errorf("a secret is in the log: %s", text)
 		}
+	}
+}
+
+// TestOthersIntents holds that somebody who may not begin a change may not move
+// it on either, though all of an account's people may look at its receipts.
+func TestOthersIntents(t *testing.T) {
+	e := newEnv(t)
+	owner := e.signedIn("cus_a")
+	path, form := owner.previewed()
+	e.provider.waits = &billing.Result{State: billing.AwaitingCustomer, Reason: "authentication_required", GoTo: "https://pay.example/3ds"}
+	e.provider.accounts["cus_a"].Subscriptions[0].Pending = &billing.PendingUpdate{Items: []billing.Item{{Price: team, Quantity: 4}}, AmountDue: billing.Money{Amount: 12000, Currency: "eur"}}
+	done := location(t, owner.post(path, form), "/done/")
+	id := strings.TrimPrefix(done, "/done/")
+	// The bank has agreed: whoever asks the provider next makes the change.
+	e.provider.goes = true
+	moves := []string{`href="/leave/`, `action="` + done, `action="/drop"`, `href="/payment/add"`, "pay.example"}
+	for name, change := range map[string]func(*link.Claims){
+		"viewer":                    func(c *link.Claims) { c.Role = "viewer" },
+		"without the permission":    func(c *link.Claims) { c.Permissions = []string{policy.Cancel} },
+		"under other rules":         func(c *link.Claims) { c.Configuration = "strict" },
+		"under rules that are gone": func(c *link.Claims) { c.Configuration = "gone" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := e.signedIn("cus_a", change)
+			w := b.get(done)
+			if w.Code != 200 || !strings.Contains(w.Body.String(), "Reference") {
+				t.Fatalf("the receipt: %d %s", w.Code, w.Body)
+			}
+			for _, s := range moves {
+				if strings.Contains(w.Body.String(), s) {
+					t.Errorf("the receipt has %s", s)
+				}
+			}
+			e.unchanged(name, func() {
+				if w := b.get("/leave/" + id); w.Code != 403 || w.Header().Get("Refresh") != "" || strings.Contains(w.Body.String(), "pay.example") {
+					t.Errorf("leave: %d, Refresh %q: %s", w.Code, w.Header().Get("Refresh"), w.Body)
+				}
+				if w := b.post(done, nil); w.Code != 403 {
+					t.Errorf("check again: %d, want 403", w.Code)
+				}
+				location(t, b.get("/return/"+id), done)
+			})
+			if got := e.intent(done).State; got != journal.AwaitingCustomer {
+				t.Errorf("state %s: the change was moved on", got)
+			}
+		})
+	}
+	if w := owner.get(done); !strings.Contains(w.Body.String(), moves[0]) || !strings.Contains(w.Body.String(), moves[1]) {
+		t.Errorf("the owner cannot go on: %s", w.Body)
+	}
+	// Another owner's session can.
+	location(t, e.signedIn("cus_a").get("/return/"+id), done)
+	if got := e.intent(done).State; got != journal.Succeeded {
+		t.Errorf("state %s, want succeeded", got)
+	}
+}
+
+// TestDirectionOfOthersIntents holds that the direction of a change counts for
+// moving it on, too.
+func TestDirectionOfOthersIntents(t *testing.T) {
+	e := newEnv(t)
+	up := must[*policy.Policy](t)(policy.New(allowAll, nil))
+	down := must[*policy.Policy](t)(policy.New([]policy.Rule{
+		{Verdict: policy.Allow, Actions: []string{policy.ChangePlan}, Directions: []policy.Direction{policy.Downgrade}}}, nil))
+	e.corridor.Policy = func(name string) *policy.Policy { return map[string]*policy.Policy{"": up, "down": down}[name] }
+	owner := e.signedIn("cus_a")
+	path, form := owner.previewed()
+	e.provider.waits = &billing.Result{State: billing.AwaitingCustomer, GoTo: "https://pay.example/3ds"}
+	done := location(t, owner.post(path, form), "/done/")
+	b := e.signedIn("cus_a", func(c *link.Claims) { c.Configuration = "down" })
+	if w := b.get(strings.Replace(done, "/done/", "/leave/", 1)); w.Code != 403 {
+		t.Errorf("leaving for an upgrade where only downgrades are allowed: %d, want 403", w.Code)
+	}
+	if w := b.get(done); strings.Contains(w.Body.String(), `href="/leave/`) {
+		t.Error("the receipt leads on")
 	}
 }

@@ -131,10 +131,15 @@ func (v *visit) redeem(c link.Claims, issuer *link.Issuer, current string) {
 	}
 }
 
+// maxSignOut bounds the sessions that one request ends: the browser's own, and
+// one that somebody put beside it. Each costs a look into the store.
+const maxSignOut = 2
+
 // signOut ends the session on the server, then the cookie. Where the store
 // fails the session lives on, and the page says so.
 func (v *visit) signOut() {
-	for _, cookie := range v.cookieValues() {
+	values := v.cookieValues()
+	for _, cookie := range values[:min(len(values), maxSignOut)] {
 		if s, _, err := v.Sessions.Read(v.r.Context(), cookie); err == nil {
 			v.sess.ReturnURL, v.sess.Locale = s.ReturnURL, s.Locale
 		}

@@ -292,6 +292,29 @@ func TestSignOut(t *testing.T) {
 	}
 }
 
+// TestSignOutOfMany holds that one request ends two sessions at most, whatever
+// cookies come with it.
+func TestSignOutOfMany(t *testing.T) {
+	e := newEnv(t)
+	var all []*browser
+	cookies := ""
+	for range 4 {
+		b := e.signedIn("cus_a")
+		all = append(all, b)
+		cookies += "__Host-bp=" + b.cookie + "; "
+	}
+	location(t, (&browser{env: e}).post(templates.PathSignOut, nil, header("Cookie", cookies)), pathSignedOut)
+	for i, b := range all {
+		want := http.StatusUnauthorized
+		if i >= 2 {
+			want = http.StatusOK
+		}
+		if w := (&browser{env: e, cookie: b.cookie}).get("/"); w.Code != want {
+			t.Errorf("session %d: %d, want %d", i+1, w.Code, want)
+		}
+	}
+}
+
 func TestCookieJar(t *testing.T) {
 	e := newEnv(t)
 	b := e.signedIn("cus_a")

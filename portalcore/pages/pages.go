@@ -69,7 +69,8 @@ type Options struct {
 	Logo     []byte
 	LogoType string
 	// SkipAccessLog is called, before anything else, with the context of a
-	// request whose URL may carry a token. Optional.
+	// request whose URL may carry a token, or whose answer's header may name a
+	// page at the provider that its address alone opens. Optional.
 	SkipAccessLog func(ctx context.Context)
 	// Log gets what operators read. No token and no cookie is in it.
 	Log *zap.Logger
@@ -288,7 +289,10 @@ func (p *Pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.EscapedPath()
 	// Also where somebody mistyped the path, the query may hold a live token.
 	tokenInURL := path == templates.PathEnter || strings.Contains(r.URL.RawQuery, templates.FieldToken+"=")
-	if tokenInURL && p.SkipAccessLog != nil {
+	// Access logs keep an answer's header, and the address in this one's Refresh
+	// is all that the provider asks for.
+	secret := tokenInURL || strings.HasPrefix(path, pathLeave)
+	if secret && p.SkipAccessLog != nil {
 		p.SkipAccessLog(r.Context())
 	}
 	h := w.Header()

@@ -85,8 +85,7 @@ func (l *look) receiptBody(i *journal.Intent) (*templates.Receipt, error) {
 		State: stateWord(i.State), Kind: a.Kind, Reference: i.Reference(), Time: i.Updated,
 		PlanName: i.ToPlan, FromPlan: i.FromPlan, SamePlan: i.FromPlan == i.ToPlan,
 		Effective: i.Preview.Effective, Next: i.Preview.Next, Differs: i.Differs, Expected: i.Preview.DueNow,
-		Reason: i.Code, Until: i.Until, AddMethodHref: templates.PathAddMethod,
-		RetryHref: retryHref(a, i.State), Provider: l.Corridor.Provider.Capabilities().Name,
+		Reason: i.Code, Until: i.Until, Provider: l.Corridor.Provider.Capabilities().Name,
 	}
 	for _, ch := range a.Items {
 		body.Quantity = ch.Quantity
@@ -110,13 +109,28 @@ func (l *look) receiptBody(i *journal.Intent) (*templates.Receipt, error) {
 	if i.State == journal.Succeeded {
 		l.sums(body, i)
 	}
+	// Everybody of the account may look; to go on takes the right to begin.
+	if d := l.decideOn(i); d.Allowed() {
+		l.goesOn(body, i)
+	} else if i.State != journal.Succeeded {
+		body.Permit = templates.Permit{Why: d.Why, Text: d.Text}
+	}
+	return body, l.ways(body, i, sub)
+}
+
+// goesOn offers what moves the change itself on, or begins it again.
+func (l *look) goesOn(body *templates.Receipt, i *journal.Intent) {
+	body.Permit = templates.Permit{Allowed: true}
 	if _, ok := goTo(i); ok {
 		body.GoHref = pathLeave + i.ID
 	}
 	if !i.State.Terminal() {
 		body.Check = &templates.Form{Action: pathDone + i.ID}
 	}
-	return body, l.ways(body, i, sub)
+	body.RetryHref = retryHref(i.Action, i.State)
+	if i.Action.Kind == billing.ChangePlan && l.permitCustomer(policy.UpdatePaymentMethod).Allowed {
+		body.AddMethodHref = templates.PathAddMethod
+	}
 }
 
 // sums says what was really paid and credited, and what comes next as things
