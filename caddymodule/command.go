@@ -45,7 +45,8 @@ Runs the billing portal beside a small vendor app, on this machine only and
 without any account, configuration or real money. Open the URL it prints, sign
 in as one of the customers, and follow "Billing & payment" on the settings page.
 
-Nothing is kept unless --data-dir names a directory. With --json, standard
+Nothing is kept unless --data-dir names a directory; the vendor app's sign-ins
+never are. With --json, standard
 output has one line when everything is ready: the URLs, the portal's API key,
 the customers, and "control", a door for tests: GET effects, GET intents,
 POST clock {"advance":"720h"}, POST fault {"on","times","kind","latency"}.
@@ -54,7 +55,7 @@ POST clock {"advance":"720h"}, POST fault {"on","times","kind","latency"}.
 				RunE: caddycmd.WrapCommandFuncForCobra(runDemo),
 			}
 			sub.Flags().String("listen", defaultDemoListen, "loopback address of the portal; the vendor app takes the next free port")
-			sub.Flags().String("data-dir", "", "directory to keep data in (default: a temporary one, removed at the end)")
+			sub.Flags().String("data-dir", "", "directory to keep the portal's and the sandbox's data in; the vendor app's sign-ins end with the demo all the same (default: a temporary one, removed at the end)")
 			sub.Flags().Bool("json", false, "print one JSON line when ready, and nothing else, on standard output")
 			cmd.AddCommand(sub)
 		},
@@ -198,14 +199,15 @@ func (o demoOptions) announce(r demoReady) error {
 		return err
 	}
 	_, err := fmt.Fprintf(o.out, `
-The billing portal's demo is running. No real money moves.
+The billing portal's demo is running. No real money moves. Stop with Ctrl-C.
+The portal is at %s; customers come to it from the vendor's app:
 
-  1. Open          %s
-  2. Sign in as one of the customers.
-  3. Choose Settings, then "Billing & payment".
+  1. Open the vendor's app (below) and sign in as one of the customers.
+  2. Choose Settings, then "Billing & payment".
 
-The portal is at %s. Stop with Ctrl-C.
-`, r.VendorApp, r.Portal)
+  ==>  %s
+
+`, r.Portal, r.VendorApp)
 	return err
 }
 

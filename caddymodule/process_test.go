@@ -468,6 +468,34 @@ func TestDemoKeepsData(t *testing.T) {
 	}
 }
 
+// TestDemoSaysWhereToBegin holds that people read the vendor app's URL last: at
+// the portal itself they would only read that they are not signed in.
+func TestDemoSaysWhereToBegin(t *testing.T) {
+	var out strings.Builder
+	ready := demoReady{VendorApp: "http://localhost:8421", Portal: "http://localhost:8420", APIKey: "bpk_CANARY"}
+	if err := (demoOptions{out: &out}).announce(ready); err != nil {
+		t.Fatal(err)
+	}
+	text := out.String()
+	if last := text[max(0, strings.LastIndex(text, "http://")):]; strings.TrimSpace(last) != ready.VendorApp || !strings.Contains(text, ready.Portal) || strings.Contains(text, "CANARY") {
+		t.Errorf("the last URL must be the vendor app's:\n%s", text)
+	}
+}
+
+// TestDemoHelp holds what --data-dir says it does not keep.
+func TestDemoHelp(t *testing.T) {
+	p := start(t, nil, "billing-portal", "demo", "--help")
+	out, err := io.ReadAll(p.stdout)
+	if err != nil || <-p.exit != nil {
+		t.Fatalf("demo --help: %v\n%s", err, p.stderr)
+	}
+	_, flag, _ := strings.Cut(string(out), "--data-dir string")
+	flag, _, _ = strings.Cut(flag, "--json")
+	if !strings.Contains(strings.Join(strings.Fields(flag), " "), "sign-ins end with the demo") {
+		t.Errorf("--data-dir does not say that sign-ins are not kept:\n%s", out)
+	}
+}
+
 // TestDemoFlags holds that the demo stays on this machine.
 func TestDemoFlags(t *testing.T) {
 	for listen, want := range map[string]string{

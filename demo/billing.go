@@ -10,17 +10,18 @@ import (
 	"time"
 )
 
-// billing answers GET /billing, where the settings page's link "Billing &
-// payment" leads. It is all that an app needs to have a billing portal: copy
-// it.
+// billing answers GET /billing. With the link that leads here it is all that an
+// app needs to have a billing portal: copy it. The steps are those of
+// docs/vendor-integration.md.
 func (a *App) billing(w http.ResponseWriter, r *http.Request) {
-	user, ok := a.user(r) // 1. Is somebody signed in?
+	// 1. The link "Billing & payment" on our settings page (pages.html) leads here.
+	user, ok := a.user(r) // 2. Is somebody signed in?
 	if !ok {
 		http.Redirect(w, r, "/", http.StatusSeeOther)
 		return
 	}
-	customer := a.customerOf[user] // 2. Our database knows their id at the payment provider.
-	link, err := a.portalLink(r.Context(), url.Values{
+	customer := a.customerOf[user]                     // 3. Our database knows their customer id at the payment provider.
+	link, err := a.portalLink(r.Context(), url.Values{ // 4. Ask the portal for a link.
 		"customer":   {customer},
 		"return_url": {a.origin + "/settings"}, // where the portal's "Back" leads
 	})
@@ -30,19 +31,19 @@ func (a *App) billing(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Cache-Control", "no-store") // The link is good once.
-	http.Redirect(w, r, link, http.StatusFound) // 5. Off to the portal.
+	http.Redirect(w, r, link, http.StatusFound) // 5. Redirect to it.
 }
 
 func (a *App) portalLink(ctx context.Context, form url.Values) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, // 3. Ask the portal for a link,
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost,
 		a.portal+"/v1/billing_portal/sessions", strings.NewReader(form.Encode()))
 	if err != nil {
 		return "", err
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	req.Header.Set("Authorization", "Bearer "+a.apiKey) // with the key that only our servers know.
+	req.Header.Set("Authorization", "Bearer "+a.apiKey) // a key that only our servers know
 	res, err := a.client.Do(req)
 	if err != nil {
 		return "", err
@@ -52,6 +53,6 @@ func (a *App) portalLink(ctx context.Context, form url.Values) (string, error) {
 	if res.StatusCode != http.StatusOK {
 		return "", fmt.Errorf("the portal answered %s", res.Status)
 	}
-	err = json.NewDecoder(res.Body).Decode(&session) // 4. The answer has the link.
+	err = json.NewDecoder(res.Body).Decode(&session)
 	return session.URL, err
 }

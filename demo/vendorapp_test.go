@@ -2,6 +2,7 @@ package demo
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -162,9 +163,23 @@ func TestIntegrationIsShort(t *testing.T) {
 	if n := strings.Count(code, "\n"); n > 46 {
 		t.Errorf("the integration has %d lines", n)
 	}
-	for _, step := range []string{"// 1.", "// 2.", "// 3.", "// 4.", "// 5."} {
-		if strings.Count(code, step) != 1 {
-			t.Errorf("step %q is not there once", step)
+	doc, err := os.ReadFile("../docs/vendor-integration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := 0
+	for i, words := range []string{"link", "signed in", "customer id", "Ask the portal for a link", "Redirect"} {
+		step := fmt.Sprintf("// %d. ", i+1)
+		at := strings.Index(code, step)
+		if strings.Count(code, step) != 1 || at < last {
+			t.Fatalf("step %q is not there once and in its place", step)
+		}
+		last = at
+		comment, _, _ := strings.Cut(code[at:], "\n")
+		_, inDoc, _ := strings.Cut(string(doc), fmt.Sprintf("\n%d. ", i+1))
+		inDoc, _, _ = strings.Cut(inDoc, "\n")
+		if !strings.Contains(comment, words) || !strings.Contains(inDoc, words) {
+			t.Errorf("step %d is %q in the code and %q in the docs, both must speak of %q", i+1, comment, inDoc, words)
 		}
 	}
 }
