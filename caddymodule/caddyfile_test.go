@@ -14,6 +14,10 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddytest"
+	"go.uber.org/zap"
+
+	"github.com/portalcore/caddy-billing-portal/portalcore/sandbox"
+	"github.com/portalcore/caddy-billing-portal/portalcore/store"
 )
 
 // canary stands in configs where a secret would and must never come out.
@@ -412,6 +416,87 @@ func TestConfigurationIsDocumented(t *testing.T) {
 		for name := range strings.SplitSeq(names, ", ") {
 			if !strings.Contains(doc, "`"+name+"`") && !strings.Contains(doc, "`"+name+" ") {
 				t.Errorf("%s: docs/configuration.md does not name `%s`", where, name)
+			}
+		}
+	}
+}
+
+// TestConfigurationExamples holds that the examples of docs/configuration.md
+// are valid, in one config.
+func TestConfigurationExamples(t *testing.T) {
+	dir := t.TempDir()
+	pub := filepath.Join(dir, "portal.pub")
+	write(t, pub, `{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`)
+	t.Setenv("ACME_OLD_PUBLIC_KEY", `{"kty":"EC","crv":"P-256","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}`)
+	t.Setenv("BP_KEY", "bpk_test_0123456789abcdefghij")
+	t.Setenv("XDG_DATA_HOME", dir)
+	sealKey := filepath.Join(dir, "seal.key")
+	write(t, sealKey, strings.Repeat("5a", 32))
+	doc := strings.NewReplacer("/etc/acme/portal.pub", pub, "/etc/billing-portal/seal.key", sealKey).Replace(readGolden(t, "../docs/configuration.md"))
+	global, site := "", ""
+	for i, part := range strings.Split(doc, "```")[1:] {
+		text, isCaddyfile := strings.CutPrefix(part, "caddyfile\n")
+		switch {
+		case i%2 == 1 || !isCaddyfile:
+		case strings.HasPrefix(text, "{"):
+			global += text
+		default:
+			site += text
+		}
+	}
+	for _, want := range []string{"billing_portal", "trust", "catalogue", "policy"} {
+		if !strings.Contains(global+site, want+" ") {
+			t.Errorf("there is no example of %s", want)
+		}
+	}
+	if err := validate(t, global+"http://localhost:9080 {\nbilling_portal {\norigin http://localhost:9080\nprovider sandbox\napi_key {env.BP_KEY}\nreturn_to http://localhost:3000/\nbrand {\nname Acme\n}\n"+site+"}\n}\n"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDemoIsDocumented holds that docs/configuration.md has every customer,
+// card and fault of the demo.
+func TestDemoIsDocumented(t *testing.T) {
+	doc := readGolden(t, "../docs/configuration.md")
+	sealer, err := store.NewSealer(make([]byte, store.SealKeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := openBadger(t.TempDir(), sealer, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	book, err := openLedger(t.Context(), st, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	customers := demoCustomers(book.customers)
+	if len(customers) == 0 {
+		t.Error("the demo has no customers")
+	}
+	for _, c := range customers {
+		if row := "| `" + c.ID + "` | " + c.Name + " | " + c.Scenario() + " |"; !strings.Contains(doc, row) {
+			t.Errorf("there is no row %s", row)
+		}
+	}
+	for _, c := range sandbox.TestCards {
+		if !strings.Contains(doc, "`"+c.Number+"`") {
+			t.Errorf("the test card %s is not there", c.Number)
+		}
+	}
+	for _, bad := range []sandbox.Fault{{On: "no_such"}, {On: "any", Kind: "no_such"}} {
+		err := new(sandbox.Faults).Set(bad)
+		if err == nil {
+			t.Fatalf("%+v was taken", bad)
+		}
+		_, list, ok := strings.Cut(err.Error(), "is not one of ")
+		if !ok {
+			t.Fatal(err)
+		}
+		for name := range strings.FieldsSeq(strings.NewReplacer("[", "", "]", "", `"`, "").Replace(list)) {
+			if !strings.Contains(doc, "`"+name+"`") {
+				t.Errorf("the fault value %s is not there", name)
 			}
 		}
 	}
