@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -261,35 +262,47 @@ func resolvePlans(configs []PlanConfig, prices []billing.Price) (billing.Catalog
 // reading the catalogue again) until ctx ends. It returns when all of it has
 // stopped.
 func (p *Portal) Run(ctx context.Context) {
-	if _, err := p.corridor.Recover(ctx, true); err != nil && ctx.Err() == nil {
-		p.log.Error("recovery at the start failed; it is tried again", zap.Error(err))
-	}
-	recovery := time.NewTicker(recoverEvery)
-	sweep := time.NewTicker(sweepEvery)
-	rotate := time.NewTicker(rotateEvery)
-	defer recovery.Stop()
-	defer sweep.Stop()
-	defer rotate.Stop()
-	again := time.NewTimer(p.resolveIn())
-	defer again.Stop()
+	var loops sync.WaitGroup
+	defer loops.Wait()
+	// Recovery waits for the provider; the rest must not wait for it.
+	loops.Go(func() {
+		if _, err := p.corridor.Recover(ctx, true); err != nil && ctx.Err() == nil {
+			p.log.Error("recovery at the start failed; it is tried again", zap.Error(err))
+		}
+		p.every(ctx, recoverEvery, func() error {
+			_, err := p.corridor.Recover(ctx, false)
+			return err
+		})
+	})
+	loops.Go(func() { p.every(ctx, sweepEvery, func() error { return p.sweep(ctx) }) })
+	loops.Go(func() { p.every(ctx, rotateEvery, func() error { return p.loadKeys(ctx) }) })
 	for {
-		var err error
 		select {
 		case <-ctx.Done():
 			return
-		case <-recovery.C:
-			_, err = p.corridor.Recover(ctx, false)
-		case <-sweep.C:
-			err = p.sweep(ctx)
-		case <-rotate.C:
-			err = p.loadKeys(ctx)
-		case <-again.C:
-			err = p.resolve(ctx)
-			again.Reset(p.resolveIn())
+		case <-time.After(p.resolveIn()):
+			p.told(ctx, p.resolve(ctx))
 		}
-		if err != nil && ctx.Err() == nil {
-			p.log.Error("background work failed; it is tried again", zap.Error(err))
+	}
+}
+
+// every does work at an interval until ctx ends.
+func (p *Portal) every(ctx context.Context, interval time.Duration, work func() error) {
+	t := time.NewTicker(interval)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			p.told(ctx, work())
 		}
+	}
+}
+
+func (p *Portal) told(ctx context.Context, err error) {
+	if err != nil && ctx.Err() == nil {
+		p.log.Error("background work failed; it is tried again", zap.Error(err))
 	}
 }
 

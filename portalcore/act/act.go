@@ -44,6 +44,8 @@ const (
 	// quiet is how long after the last sending "not applied" is believed: longer
 	// than the provider may still be working on the request.
 	quiet = 2 * time.Minute
+	// recoverAtOnce is how many intents recovery looks at at a time.
+	recoverAtOnce = 4
 	// giveUp is when an intent that cannot be settled by reading goes to a
 	// person.
 	giveUp = 72 * time.Hour
@@ -377,9 +379,47 @@ func (c *Corridor) Do(ctx context.Context, who Who, nonce, version string, a bil
 	if i, ok, err := c.existing(ctx, who, nonce); err != nil || ok {
 		return i, err
 	}
+	if a.Kind == billing.AddPaymentMethod {
+		return c.addPaymentMethod(ctx, who, nonce, version, a)
+	}
 	return c.decide(ctx, who, nonce, func(who Who) (billing.Preview, billing.Account, error) {
 		return c.consider(ctx, who, version, a)
 	})
+}
+
+// cardPageLife is how long a session is sent to the card page that it was sent
+// to before, instead of to a new one: well within how long providers keep one.
+const cardPageLife = time.Hour
+
+// addPaymentMethod sends a session that already has an open card page there
+// again: however often it is asked for, one waits.
+func (c *Corridor) addPaymentMethod(ctx context.Context, who Who, nonce, version string, a billing.Action) (journal.Intent, error) {
+	key := store.Key(c.Tenant, "card-page", who.Hash)
+	values, err := c.Store.GetAll(ctx, key)
+	if err != nil {
+		return journal.Intent{}, fmt.Errorf("%w: %w", ErrNothingSent, err)
+	}
+	look := func(who Who) (billing.Preview, billing.Account, error) { return c.consider(ctx, who, version, a) }
+	if values[0] != nil {
+		open, err := c.Journal.Get(ctx, who.Customer, string(values[0]))
+		if err == nil && open.State == journal.AwaitingCustomer && open.Next() == 0 && c.Now().Sub(open.Created) < cardPageLife {
+			if _, _, err := look(who); err != nil { // still allowed, and the account still there
+				return journal.Intent{}, err
+			}
+			return open, nil
+		}
+	}
+	i, err := c.decide(ctx, who, nonce, look)
+	if err != nil || i.State != journal.AwaitingCustomer {
+		return i, err
+	}
+	// Where this is lost, the next one gets a page of its own.
+	if err := c.Store.Update(ctx, func(tx store.Tx) error {
+		return store.PutExpiring(tx, c.Tenant, key, []byte(i.ID), who.Expires.Add(time.Hour))
+	}); err != nil {
+		c.Log.Warn("could not note an open card page", zap.String("intent", i.ID), zap.Error(err))
+	}
+	return i, nil
 }
 
 func (c *Corridor) consider(ctx context.Context, who Who, version string, a billing.Action) (billing.Preview, billing.Account, error) {

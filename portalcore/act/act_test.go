@@ -333,6 +333,45 @@ func TestDecisionsHoldWhenTheLockIsTaken(t *testing.T) {
 	}
 }
 
+// TestOneCardPage asks for a card page many times: one session has one open.
+func TestOneCardPage(t *testing.T) {
+	w := newWorld(t)
+	c := w.plain()
+	w.fake.steps = func(customer string, a billing.Action) []billing.Step {
+		return []billing.Step{{Kind: "await", Object: customer}, {Kind: "change", Object: customer, Needs: []string{"payment_method"}}}
+	}
+	add := func(who Who) journal.Intent {
+		t.Helper()
+		i, err := c.Do(t.Context(), who, nonce(t, c), "", billing.Action{Kind: billing.AddPaymentMethod})
+		if err != nil || i.State != journal.AwaitingCustomer {
+			t.Fatalf("%+v, %v", i, err)
+		}
+		return i
+	}
+	mine := who(1)
+	mine.Expires = w.clock.Now().Add(8 * time.Hour)
+	first := add(mine)
+	for range 20 {
+		if again := add(mine); again.ID != first.ID {
+			t.Fatal("a second card page was opened")
+		}
+	}
+	other := mine
+	other.Hash = "another session"
+	if add(other).ID == first.ID {
+		t.Error("another session was sent to this one's card page")
+	}
+	w.clock.Advance(cardPageLife)
+	if add(mine).ID == first.ID {
+		t.Error("a card page of an hour ago was used again")
+	}
+	viewer := mine
+	viewer.Role = policy.Viewer
+	if _, err := c.Do(t.Context(), viewer, nonce(t, c), "", billing.Action{Kind: billing.AddPaymentMethod}); !errors.Is(err, policy.ErrDenied) {
+		t.Errorf("a viewer: %v", err)
+	}
+}
+
 func TestDenied(t *testing.T) {
 	for name, tt := range map[string]struct {
 		who    func(*Who)

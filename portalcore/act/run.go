@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -350,21 +352,41 @@ func (c *Corridor) Recover(ctx context.Context, atStart bool) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	looked := 0
+	// A few at a time: a provider that hangs on one customer's intent must not
+	// keep the others' waiting, nor be asked everything at once.
+	var looked atomic.Int64
+	slots := make(chan struct{}, recoverAtOnce)
+	var working sync.WaitGroup
 	for _, ref := range refs {
 		if ctx.Err() != nil {
-			return looked, ctx.Err()
+			break
 		}
 		if atStart && !c.Journal.Orphan(ctx, ref) {
 			continue
 		}
-		looked++
-		i, err := c.resume(ctx, ref)
-		if err != nil {
-			c.Log.Error("could not recover an intent", zap.String("intent", ref.ID), zap.Error(err))
-			continue
-		}
-		c.Log.Info("looked at an intent", zap.String("intent", i.ID), zap.String("state", string(i.State)))
+		looked.Add(1)
+		slots <- struct{}{}
+		working.Go(func() {
+			defer func() { <-slots }()
+			c.recoverOne(ctx, ref)
+		})
 	}
-	return looked, nil
+	working.Wait()
+	return int(looked.Load()), ctx.Err()
+}
+
+func (c *Corridor) recoverOne(ctx context.Context, ref journal.Ref) {
+	// Nothing else stops a panic of an adapter here from ending the process. The
+	// intent keeps its lease and is looked at again.
+	defer func() {
+		if r := recover(); r != nil {
+			c.Log.Error("panic while recovering an intent", zap.String("intent", ref.ID), zap.Any("panic", r), zap.Stack("stack"))
+		}
+	}()
+	i, err := c.resume(ctx, ref)
+	if err != nil {
+		c.Log.Error("could not recover an intent", zap.String("intent", ref.ID), zap.Error(err))
+		return
+	}
+	c.Log.Info("looked at an intent", zap.String("intent", i.ID), zap.String("state", string(i.State)))
 }

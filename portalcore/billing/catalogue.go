@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Plan is something the vendor offers.
@@ -61,6 +63,10 @@ func NewCatalogue(plans []Plan) (Catalogue, error) {
 			return Catalogue{}, fmt.Errorf("catalogue: plan %q is there twice", p.Key)
 		}
 		keys[p.Key] = true
+		if p.Name == "" {
+			first, size := utf8.DecodeRuneInString(p.Key)
+			c.Plans[i].Name = string(unicode.ToUpper(first)) + p.Key[size:]
+		}
 		if p.MaxQuantity != 0 && p.MaxQuantity < max(p.MinQuantity, 1) {
 			return Catalogue{}, fmt.Errorf("catalogue: plan %q has a maximum quantity (%d) below its minimum", p.Key, p.MaxQuantity)
 		}

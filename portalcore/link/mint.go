@@ -13,6 +13,9 @@ import (
 	"github.com/lestrrat-go/jwx/v3/jws"
 )
 
+// ErrTooLong says that a token would be longer than MaxToken.
+var ErrTooLong = errors.New("link token would be too long")
+
 // Mint signs a redirect token of type Type with key, whose id becomes the
 // "kid". IssuedAt and Expires count to the second. Claims that Verify would
 // refuse are refused here: a lifetime over MaxLifetime, a bad ID or Subject, a
@@ -44,7 +47,7 @@ func Mint(key Key, c Claims) (string, error) {
 		return "", fmt.Errorf("signing a link: %w", err)
 	}
 	if len(token) > MaxToken {
-		return "", fmt.Errorf("link token would have %d bytes: at most %d are accepted, shorten return_url or permissions", len(token), MaxToken)
+		return "", fmt.Errorf("%w: %d bytes, at most %d are accepted: shorten return_url or permissions", ErrTooLong, len(token), MaxToken)
 	}
 	return string(token), nil
 }

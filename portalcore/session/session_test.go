@@ -220,6 +220,29 @@ func TestReadingSeldomWrites(t *testing.T) {
 	}
 }
 
+// A made-up cookie costs no write.
+func TestEndingNothingWritesNothing(t *testing.T) {
+	m, _ := newManager(t)
+	counted := &countingStore{Store: m.Store}
+	m.Store = counted
+	_, cookie := redeem(t, m, "cus_1", "")
+	counted.updates.Store(0)
+	for i := range 10 {
+		made := []byte(cookie)
+		made[i] ^= 1
+		if err := m.End(t.Context(), string(made)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := counted.updates.Load(); n != 0 {
+		t.Errorf("%d writes for cookies that stand for nothing", n)
+	}
+	if err := m.End(t.Context(), cookie); err != nil || counted.updates.Load() != 1 {
+		t.Errorf("the real one: %v, %d writes", err, counted.updates.Load())
+	}
+	wantNone(t, m, cookie, "signed out")
+}
+
 type countingStore struct {
 	store.Store
 	updates atomic.Int32

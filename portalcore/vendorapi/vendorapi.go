@@ -39,6 +39,8 @@ const Path = "/v1/billing_portal/sessions"
 
 const (
 	maxBody = 64 << 10
+	// maxReturnURL is what a link can carry.
+	maxReturnURL = 2048
 	// keepKeys is how long an Idempotency-Key is remembered, as at Stripe.
 	keepKeys = 24 * time.Hour
 	// minKey keeps a short word from being an API key.
@@ -73,7 +75,9 @@ type Options struct {
 // API is the handler of everything under /v1/.
 type API struct {
 	Options
-	keys [][sha256.Size]byte
+	keys   [][sha256.Size]byte
+	host   string // of Origin
+	secure bool
 }
 
 // CheckKey says what is wrong with an API key, without repeating it.
@@ -95,7 +99,8 @@ func looksLikeStripe(key string) bool {
 
 // New checks o. Without keys every request is answered with 401.
 func New(o Options) (*API, error) {
-	a := &API{Options: o}
+	scheme, host, _ := strings.Cut(o.Origin, "://")
+	a := &API{Options: o, host: host, secure: scheme == "https"}
 	for _, k := range o.Keys {
 		if err := CheckKey(k); err != nil {
 			return nil, err
@@ -127,6 +132,11 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Request-Id", requestID)
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	if a.secure {
+		h.Set("Strict-Transport-Security", "max-age=31536000")
+	}
 	if v := r.Header.Get("Stripe-Version"); len(v) <= 40 && v != "" {
 		h.Set("Stripe-Version", v)
 	}
@@ -167,6 +177,9 @@ func (a *API) random(n int) string {
 }
 
 func (a *API) create(w http.ResponseWriter, r *http.Request) (body []byte, replayed bool, _ *apiError) {
+	if !strings.EqualFold(r.Host, a.host) {
+		return nil, false, &apiError{status: http.StatusMisdirectedRequest, Type: "invalid_request_error", Message: "This host is not the portal's. Use " + a.Origin + "."}
+	}
 	keyHash, e := a.authenticate(r)
 	if e != nil {
 		if e.status == http.StatusUnauthorized {
@@ -355,6 +368,8 @@ func (a *API) validate(req *request) *apiError {
 		return invalid("parameter_missing", "customer", "Missing required param: customer.")
 	case len(req.customer) > 255 || strings.ContainsFunc(req.customer, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return noCustomer(req.customer)
+	case len(req.returnURL) > maxReturnURL:
+		return invalid("", "return_url", "Invalid return_url: at most %d bytes.", maxReturnURL)
 	case req.returnURL != "" && !a.AllowedReturn(req.returnURL):
 		return invalid("", "return_url", "Not a valid return_url: its origin is not among those of return_to in the portal's configuration.")
 	case req.locale != "" && !slices.Contains(locales, req.locale):
@@ -417,6 +432,9 @@ func (a *API) mint(ctx context.Context, keyHash [sha256.Size]byte, idem string, 
 		return nil, false, unavailable("The payment provider did not answer, so the customer could not be looked up. Try again.", err, a.Log)
 	}
 	body, err := a.session(ctx, req)
+	if errors.Is(err, link.ErrTooLong) {
+		return nil, false, invalid("", "return_url", "The link would be too long: shorten return_url and the portal[actor] fields.")
+	}
 	if err != nil {
 		return nil, false, unavailable("The link could not be made. Try again.", err, a.Log)
 	}

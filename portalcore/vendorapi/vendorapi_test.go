@@ -100,6 +100,7 @@ func (w *world) post(t *testing.T, form url.Values, edit func(*http.Request)) (*
 	}
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	r.Header.Set("Authorization", "Bearer "+key)
+	r.Host = "billing.example.com"
 	if edit != nil {
 		edit(r)
 	}
@@ -218,6 +219,13 @@ func TestMintRefuses(t *testing.T) {
 		{"GET", nil, func(r *http.Request) { r.Method = http.MethodGet; r.Body = nil; r.ContentLength = 0 }, 405, "", ""},
 		{"other path", ok, func(r *http.Request) { r.URL.Path = "/v1/customers" }, 404, "", ""},
 		{"path with a slash", ok, func(r *http.Request) { r.URL.Path += "/" }, 404, "", ""},
+		{"other host", ok, func(r *http.Request) { r.Host = "evil.example" }, 421, "", ""},
+		{"return_url too long", with("return_url", "https://app.example.com/"+strings.Repeat("x", 3000)), nil, 400, "", "return_url"},
+		{"link too long", url.Values{
+			"customer": {"cus_1"}, "return_url": {"https://app.example.com/" + strings.Repeat("x", 2000)},
+			"portal[actor][id]": {strings.Repeat("i", 255)}, "portal[actor][name]": {strings.Repeat("n", 255)}, "portal[actor][email]": {strings.Repeat("e", 255)},
+			"portal[permissions][]": {"cancel"},
+		}, nil, 400, "", "return_url"},
 		{"huge", with("locale", strings.Repeat("x", 70_000)), nil, 413, "", ""},
 		{"no customer", url.Values{}, nil, 400, "parameter_missing", "customer"},
 		{"empty customer", url.Values{"customer": {""}}, nil, 400, "parameter_missing", "customer"},
@@ -327,7 +335,7 @@ func TestStripeGoMintsLinks(t *testing.T) {
 	w := newWorld(t)
 	client := func(k string) *stripe.Client {
 		backend := stripe.GetBackendWithConfig(stripe.APIBackend, &stripe.BackendConfig{
-			URL: stripe.String(w.server.URL), LeveledLogger: &stripe.LeveledLogger{Level: stripe.LevelNull},
+			URL: stripe.String(w.server.URL), HTTPClient: &http.Client{Transport: named{}}, LeveledLogger: &stripe.LeveledLogger{Level: stripe.LevelNull},
 		})
 		return stripe.NewClient(k, stripe.WithBackends(&stripe.Backends{API: backend, Connect: backend, Uploads: backend, MeterEvents: backend}))
 	}
@@ -359,6 +367,15 @@ func TestStripeGoMintsLinks(t *testing.T) {
 	if !errors.As(err, &e) || e.Param != "flow_data" {
 		t.Errorf("flow: %v", err)
 	}
+}
+
+// named calls the test server by the portal's name.
+type named struct{}
+
+func (named) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Host = "billing.example.com"
+	return http.DefaultTransport.RoundTrip(r)
 }
 
 func TestCheckKey(t *testing.T) {
