@@ -367,6 +367,11 @@ func TestCaddyfileExample(t *testing.T) {
 	if got := caddyfile.Format([]byte(in)); string(got) != in {
 		t.Error("Caddyfile.example is not formatted: caddy fmt --overwrite Caddyfile.example")
 	}
+	for _, name := range []string{"../Caddyfile.example", "../docs/configuration.md"} {
+		if !strings.Contains(readGolden(t, name), "store badger /var/lib/caddy/") {
+			t.Errorf("%s: Caddy's packages run it as a user who can write to /var/lib/caddy only", name)
+		}
+	}
 	raw, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(in), map[string]any{"filename": "Caddyfile.example"})
 	if err != nil || len(warnings) > 0 {
 		t.Fatalf("adapting: %v, %v", err, warnings)
