@@ -75,7 +75,7 @@ func plan() *Plan {
 	return &Plan{Subscription: &s,
 		Intervals: []PlanInterval{{Interval: billing.Month, Count: 1, Current: true, Href: "/plan?interval=month"}, {Interval: billing.Month, Count: 3, Href: "/plan?interval=month3"}, {Interval: billing.Year, Count: 1, Href: "/plan?interval=year"}},
 		Offers:    offers(), Choose: Form{Action: "/plan", Nonce: "nonce-choose", Version: "v1", Hidden: []Field{{"subscription", "sub_1"}}},
-		Quantity: QuantityField{Value: "4", Min: 1, Max: 500, Show: true}, Change: allowed}
+		Quantity: QuantityField{Value: "4", Min: 1, Max: 500, Show: true, Price: team.ID}, Change: allowed}
 }
 
 func preview() *Preview {
@@ -83,10 +83,12 @@ func preview() *Preview {
 	return &Preview{
 		Preview: billing.Preview{Action: billing.Action{Kind: billing.ChangePlan}, At: now, Effective: now, Subtotal: eur(1742), Tax: eur(348), Total: eur(2090), DueNow: eur(2090), Next: &next,
 			Lines: []billing.Line{
-				{Description: "Team", Amount: eur(2845), PeriodStart: now, PeriodEnd: day(6, 1), Proration: true},
-				{Description: "Unused time on Basic", Amount: eur(-1103), PeriodStart: now, PeriodEnd: day(6, 1), Proration: true}}},
+				{Description: "Remaining time on Team after 14 May 2026", Price: "team_monthly", Quantity: 4, Amount: eur(2845), PeriodStart: now, PeriodEnd: day(6, 1), Proration: true},
+				{Description: "Unused time on Basic after 14 May 2026", Price: "basic_monthly", Quantity: 1, Amount: eur(-1103), PeriodStart: now, PeriodEnd: day(6, 1), Proration: true}}},
 		FromPlan: "Basic", ToPlan: "Team", From: PriceQuantity{basic, 1, eur(1900)}, To: PriceQuantity{team, 4, eur(4900)},
 		Gains: []string{"10 projects", "Priority support"}, Losses: []string{"Free onboarding"}, Method: visa,
+		Changes: []LimitChange{{Name: "Seats", From: 5, To: 1250}, {Name: "Rooms", To: 3, Added: true}, {Name: "Boards", From: 2, Removed: true}},
+		Names:   map[string]string{"basic_monthly": "Basic", "team_monthly": "Team"},
 		Confirm: Form{Action: "/check/nonce-confirm", Nonce: "nonce-confirm"}, BackHref: "/plan", Permit: allowed}
 }
 
@@ -179,6 +181,7 @@ func fixtures() map[string]*Page {
 			p.Intervals = nil
 			for i := range p.Offers {
 				p.Offers[i].Price = price(p.Offers[i].Key, 29000, billing.Year)
+				p.Offers[i].Total = eur(4 * 29000)
 			}
 		})),
 		"plan-none":    page("plan", change(plan(), func(p *Plan) { p.Subscription, p.Change = nil, may("none") })),
@@ -231,6 +234,7 @@ func fixtures() map[string]*Page {
 		})),
 		"receipt-3ds": page("", change(receipt("waiting", billing.ChangePlan), func(r *Receipt) {
 			r.Reason, r.Until, r.Drop, r.GoHref, r.AddMethodHref = "authentication_required", now.Add(23*time.Hour), drop, "/go/1", "/payment/add"
+			r.Amount, r.Check = eurp(2090), &Form{Action: "/done/1"}
 		})),
 		"receipt-enter-card": page("", change(receipt("waiting", billing.AddPaymentMethod), func(r *Receipt) {
 			r.Reason, r.GoHref, r.FromPlan = "enter_card", "/go/1", ""
@@ -256,7 +260,7 @@ func fixtures() map[string]*Page {
 			{PaymentMethod: *amex, Expiry: "soon", MakeDefault: &Form{Action: "/payment/default", Nonce: "nonce-default", Hidden: []Field{{"method", "pm_2"}}}},
 			{PaymentMethod: billing.PaymentMethod{ID: "pm_4", Type: "card", Brand: "mastercard", Last4: "4444", ExpMonth: 1, ExpYear: 2026}, Expiry: "expired"},
 			{PaymentMethod: *debit}}, Add: allowed, AddHref: "/payment/add", Customer: northwind, UpdateDetails: allowed}),
-		"payment-empty": page("payment", &Payment{Add: may("role"), Customer: billing.Customer{ID: "cus_new"}, UpdateDetails: may("policy")}),
+		"payment-empty": page("payment", &Payment{Add: may("role"), Customer: billing.Customer{ID: "cus_new", Address: billing.Address{Line1: "12 Pike Street", City: "Seattle", State: "WA", PostalCode: "98122", Country: "US"}}, UpdateDetails: may("policy")}),
 		"add-method":    change(page("payment", &AddMethod{Provider: "Stripe", Confirm: Form{Action: "/payment/add", Nonce: "nonce-add"}}), func(p *Page) { p.BackTo = "payment" }),
 		"add-method-unfinished": change(page("payment", &AddMethod{Confirm: Form{Action: "/payment/add", Nonce: "nonce-add"}, Unfinished: true}),
 			func(p *Page) { p.BackTo = "payment" }),
@@ -275,7 +279,7 @@ func fixtures() map[string]*Page {
 		"invoices-failed": page("invoices", &Invoices{Failed: true}),
 
 		"enter":          {Body: &Enter{Name: "Northwind Ltd", Token: "eyJhbGciOiJFZERTQSJ9.e30.sig"}, ReturnURL: "https://app.acme.example/settings"},
-		"enter-replaces": {Body: &Enter{Token: "eyJhbGciOiJFZERTQSJ9.e30.sig", Replaces: true}},
+		"enter-replaces": {Body: &Enter{ID: "cus_northwind", Token: "eyJhbGciOiJFZERTQSJ9.e30.sig", Replaces: true}},
 	}
 	for _, s := range []string{"name", "email", "phone"} {
 		m["details-"+s] = change(page("payment", &Details{Section: s, Values: northwind, Confirm: Form{Action: "/details/" + s, Nonce: "nonce-details"}, Permit: allowed}), func(p *Page) { p.BackTo = "payment" })
@@ -290,7 +294,7 @@ func fixtures() map[string]*Page {
 	return m
 }
 
-var messageKinds = []string{"link_used", "link_expired", "link_invalid", "link_too_soon", "signed_out", "session_ended", "not_found", "forbidden", "denied", "changed",
+var messageKinds = []string{"link_used", "link_expired", "link_invalid", "link_too_soon", "signed_out", "session_ended", "not_signed_in", "not_found", "forbidden", "denied", "changed",
 	"busy", "bad_request", "too_large", "method_not_allowed", "too_many", "error", "unavailable", "provider_down", "provider_down_nothing_sent", "form_aged", "refused"}
 
 func ptr[T any](v T) *T { return &v }

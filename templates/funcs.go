@@ -51,14 +51,14 @@ func totalRate(m billing.Money, p billing.Price) rate {
 	return rate{decimal.NewFromInt(m.Amount), m.Currency, p.Interval, p.IntervalCount}
 }
 
-// monthly is a yearly price by the month, rounded to the digits that the
+// monthly is n of a yearly price by the month, rounded to the digits that the
 // currency is written with: a comparison, never a charge.
-func monthly(p billing.Price) (exactly, error) {
+func monthly(p billing.Price, n int64) (exactly, error) {
 	if p.Interval != billing.Year {
 		return exactly{}, fmt.Errorf("monthly: price %s is not billed by the year", p.ID)
 	}
 	months := decimal.NewFromInt(12 * int64(max(p.IntervalCount, 1)))
-	return exactly{p.UnitAmount.DivRound(months, 0), p.Currency}, nil
+	return exactly{p.UnitAmount.Mul(decimal.NewFromInt(n)).DivRound(months, 0), p.Currency}, nil
 }
 
 // pathOf names the pages' own paths, and the fields of their forms, for

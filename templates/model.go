@@ -34,7 +34,7 @@ type Page struct {
 	Stale bool
 	// RefreshHref reads the page's data anew ("As of 14:05. Refresh"), or "".
 	RefreshHref string
-	// RequestID is printed on error pages for support.
+	// RequestID is printed on message pages for support, "" to leave it out.
 	RequestID string
 	Body      any
 }
@@ -166,6 +166,9 @@ type QuantityField struct {
 	Value    string // as entered, so that a wrong entry is shown again
 	Min, Max int64  // Max 0: no bound
 	Show     bool
+	// Price is what the quantity's own button asks for: the current plan's
+	// price for the interval shown. "" hides the button.
+	Price string
 }
 
 // Offer is a plan card.
@@ -180,9 +183,23 @@ type Offer struct {
 	Limits   []billing.Limit
 	// Direction: "upgrade", "downgrade", "crossgrade", "interval_longer",
 	// "interval_shorter", "mixed", "quantity_up", "quantity_down", "".
-	Direction     string
-	Permit        Permit
-	Gains, Losses []string // features compared with the current plan
+	Direction string
+	Permit    Permit
+	// PerUnit is set where more than one of the price can be had.
+	PerUnit bool
+	// Gains and Losses are features, Changes limits, compared with the current
+	// plan.
+	Gains, Losses []string
+	Changes       []LimitChange
+}
+
+// LimitChange is a limit that is not the same in two plans.
+type LimitChange struct {
+	Name     string
+	From, To int64
+	// Added and Removed mark a limit that only the new plan states, or only
+	// the old one. Which of the two is more is the vendor's to say.
+	Added, Removed bool
 }
 
 // Preview is /check/{nonce}: what a change costs, and the button that does
@@ -194,10 +211,13 @@ type Preview struct {
 	From, To      PriceQuantity
 	SamePlan      bool // only quantity or interval changes
 	Gains, Losses []string
-	Method        *billing.PaymentMethod
-	NeedsMethod   bool // something is due and nothing pays it
-	Confirm       Form
-	BackHref      string
+	Changes       []LimitChange
+	// Names are plans by price id, for lines that the provider words itself.
+	Names       map[string]string
+	Method      *billing.PaymentMethod
+	NeedsMethod bool // something is due and nothing pays it
+	Confirm     Form
+	BackHref    string
 	// Moved is set where the numbers changed since the customer saw them;
 	// Before is what was due then.
 	Moved  bool
@@ -322,7 +342,8 @@ type Invoices struct {
 
 // Enter is the interstitial: names the account, one button.
 type Enter struct {
-	Name  string // the customer's name, or its id where nothing else is known
+	Name  string // the customer's name, or "" where it is not known
+	ID    string // the customer's id, shown where there is no Name
 	Token string
 	// Replaces is set where this browser is signed in as another customer.
 	Replaces bool
@@ -334,6 +355,7 @@ type Enter struct {
 // "session_ended", "not_found", "forbidden", "denied", "changed",
 // "busy", "bad_request", "too_large", "method_not_allowed", "too_many",
 // "error", "unavailable", "provider_down", "provider_down_nothing_sent",
+// "not_signed_in" (a first visit, without a link),
 // "form_aged", "refused" (by the provider, before anything was tried).
 type Message struct {
 	Kind     string

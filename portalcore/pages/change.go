@@ -280,7 +280,8 @@ func (l *look) showPreview(pin act.Pin) {
 		Method: l.pays(sub), Invoiced: sub.SendInvoice,
 	}
 	body.SamePlan = body.FromPlan == body.ToPlan
-	body.Gains, body.Losses = compare(fromPlan, toPlan)
+	body.Gains, body.Losses, body.Changes = compare(fromPlan, toPlan)
+	body.Names = map[string]string{from.Price.ID: body.FromPlan, to.Price.ID: body.ToPlan}
 	body.NeedsMethod = pin.Preview.DueNow.Amount > 0 && body.Method == nil && !sub.SendInvoice
 	if parts, ok := policy.PartsOf(l.cat, sub, a.Items); ok {
 		body.Permit = l.permitSubscription(policy.Request{Action: policy.ChangePlan, Parts: parts}, sub)
@@ -361,7 +362,8 @@ func (v *visit) cancelPage() {
 		v.failed(err)
 		return
 	}
-	l.page.BackTo, l.page.Body, l.page.CancelURL, l.page.RefreshHref = "overview", body, "", ""
+	l.undated()
+	l.page.BackTo, l.page.Body, l.page.CancelURL = "overview", body, ""
 	l.show(http.StatusOK)
 }
 
@@ -423,7 +425,8 @@ func (v *visit) addMethodPage() {
 		v.failed(err)
 		return
 	}
-	l.page.BackTo, l.page.RefreshHref = "payment", ""
+	l.undated()
+	l.page.BackTo = "payment"
 	l.page.Body = &templates.AddMethod{
 		Provider: v.Corridor.Provider.Capabilities().Name, Confirm: f, Unfinished: v.form["unfinished"] != "",
 	}

@@ -53,7 +53,8 @@ func (l *look) showDetails(status int, values billing.Customer, version string, 
 		l.failed(err)
 		return
 	}
-	l.page.BackTo, l.page.RefreshHref = "payment", ""
+	l.undated()
+	l.page.BackTo = "payment"
 	l.page.Body = &templates.Details{
 		Section: l.section(), Values: values, Countries: l.countries[l.locale(l.acct.Customer.Locale)],
 		Confirm: f, Errors: errs, Permit: l.permitCustomer(policy.UpdateDetails),

@@ -34,7 +34,7 @@ func (v *visit) enter() {
 		return
 	}
 	page := &templates.Page{ReturnURL: v.backURL(), Body: &templates.Enter{
-		Name: v.accountName(claims), Token: token, Replaces: replaces,
+		Name: v.accountName(claims), ID: claims.Subject, Token: token, Replaces: replaces,
 	}}
 	v.page(http.StatusOK, v.locale(""), page)
 }
@@ -93,12 +93,12 @@ func (v *visit) currentCustomer() (string, bool) {
 }
 
 // accountName names the account without asking the provider: a scanner that
-// opens a link costs nothing.
+// opens a link costs nothing. The link's actor names a person, not the account.
 func (v *visit) accountName(c link.Claims) string {
 	if s, ok := v.Corridor.Accounts.Peek(c.Subject); ok {
-		return customerName(&s.Account)
+		return cmp.Or(s.Account.Customer.Name, s.Account.Customer.Email)
 	}
-	return cmp.Or(c.Actor.Name, c.Actor.Email, c.Subject)
+	return ""
 }
 
 func (v *visit) redeem(c link.Claims, issuer *link.Issuer, current string) {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -88,6 +89,25 @@ func TestInterstitial(t *testing.T) {
 	b := &browser{env: ask}
 	if w := b.get("/enter?token="+ask.token("cus_a"), navigation); w.Code != 200 || b.cookie != "" {
 		t.Errorf("with AlwaysAsk: %d, cookie %q", w.Code, b.cookie)
+	}
+}
+
+// TestNameOnTheWayIn holds that the page asks for the account by its name, never
+// by the name of the person the link was made for, nor by an id in its place.
+func TestNameOnTheWayIn(t *testing.T) {
+	e := newEnv(t)
+	heading := regexp.MustCompile(`(?s)<h1>(.*?)</h1>`)
+	visit := func() (string, string) {
+		w := (&browser{env: e}).get("/enter?token=" + e.token("cus_a", func(c *link.Claims) { c.Actor = link.Actor{ID: "u1", Name: "Ann Person", Email: "ann@example.com"} }))
+		return heading.FindString(w.Body.String()), w.Body.String()
+	}
+	h1, body := visit()
+	if h1 != "<h1>Open billing?</h1>" || strings.Contains(body, "Ann Person") || !strings.Contains(body, `Account <bdi translate="no">cus_a</bdi>`) {
+		t.Errorf("before the account is known: %s in %s", h1, body)
+	}
+	e.signedIn("cus_a").get("/")
+	if h1, _ := visit(); !strings.Contains(h1, "Company cus_a") {
+		t.Errorf("once it is known: %s", h1)
 	}
 }
 

@@ -195,6 +195,15 @@ func (v *visit) kept(section string, build func(*look) error) {
 	v.send(http.StatusOK, htmlType, b.Bytes())
 }
 
+// undated leaves out the time of the account where the page is not about how
+// it stands. From before an outage it stays.
+func (l *look) undated() {
+	l.page.RefreshHref = ""
+	if !l.page.Stale {
+		l.page.AsOf = time.Time{}
+	}
+}
+
 // show sends a page that is not kept.
 func (l *look) show(status int) {
 	if l.page.BackTo == "" {
@@ -646,6 +655,7 @@ func (l *look) planBody(sub *billing.Subscription, f form) (*templates.Plan, err
 		}
 		body.Choose = choose
 		body.Quantity = l.quantity(body.Offers, current)
+		body.Quantity.Price = l.quantityPrice(body.Offers, current, shown)
 		if entered, ok := f[templates.FieldQuantity]; ok {
 			body.Quantity.Value = entered
 		}
@@ -707,13 +717,14 @@ func (l *look) offers(body *templates.Plan, sub *billing.Subscription, currency 
 				continue
 			}
 			o := templates.Offer{Key: p.Key, Name: p.Name, Text: p.Text, Price: pr, Features: p.Features, Limits: p.Limits}
+			o.PerUnit = p.MaxQuantity != 1
 			if sub == nil {
 				o.Permit = templates.Permit{Why: "none"}
 			} else {
 				o.Total, o.Current = times(pr, current.Quantity), pr.ID == current.Price.ID
 				o.Permit, o.Direction = l.permitOffer(sub, current, pr.ID)
 				if !o.Current {
-					o.Gains, o.Losses = compare(from, p)
+					o.Gains, o.Losses, o.Changes = compare(from, p)
 				}
 			}
 			body.Offers = append(body.Offers, o)
@@ -744,10 +755,11 @@ func (l *look) permitOffer(sub *billing.Subscription, current billing.Item, pric
 	return p, ""
 }
 
-// compare lists the features that only one of two plans has.
-func compare(from, to *billing.Plan) (gains, losses []string) {
+// compare lists the features that only one of two plans has, and the limits
+// that are not the same.
+func compare(from, to *billing.Plan) (gains, losses []string, changes []templates.LimitChange) {
 	if from == nil || to == nil || from.Key == to.Key {
-		return nil, nil
+		return nil, nil, nil
 	}
 	for _, f := range to.Features {
 		if !slices.Contains(from.Features, f) {
@@ -759,7 +771,41 @@ func compare(from, to *billing.Plan) (gains, losses []string) {
 			losses = append(losses, f)
 		}
 	}
-	return gains, losses
+	limit := func(p *billing.Plan, name string) (int64, bool) {
+		for _, l := range p.Limits {
+			if l.Name == name {
+				return l.Value, true
+			}
+		}
+		return 0, false
+	}
+	for _, l := range to.Limits {
+		before, ok := limit(from, l.Name)
+		if !ok || before != l.Value {
+			changes = append(changes, templates.LimitChange{Name: l.Name, From: before, To: l.Value, Added: !ok})
+		}
+	}
+	for _, l := range from.Limits {
+		if _, ok := limit(to, l.Name); !ok {
+			changes = append(changes, templates.LimitChange{Name: l.Name, From: l.Value, Removed: true})
+		}
+	}
+	return gains, losses, changes
+}
+
+// quantityPrice is the price that another quantity is asked for at: the current
+// one, or under another interval the same plan's price there.
+func (l *look) quantityPrice(offers []templates.Offer, current billing.Item, shown string) string {
+	if shown == "" || shown == intervalKey(current.Price.Interval, current.Price.IntervalCount) {
+		return current.Price.ID
+	}
+	plan, ok := l.cat.PlanOf(current.Price.ID)
+	for _, o := range offers {
+		if ok && o.Key == plan.Key && o.Permit.Allowed {
+			return o.Price.ID
+		}
+	}
+	return ""
 }
 
 // quantity bounds the field by all that is offered; the plan chosen has the

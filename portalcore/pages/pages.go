@@ -397,7 +397,11 @@ func (v *visit) signIn() bool {
 		v.sess, v.rec, v.signedIn = s, rec, true
 		return true
 	case errors.Is(err, session.ErrNone):
-		v.message(http.StatusUnauthorized, templates.Message{Kind: "session_ended"})
+		kind := "session_ended"
+		if len(v.cookieValues()) == 0 {
+			kind = "not_signed_in"
+		}
+		v.message(http.StatusUnauthorized, templates.Message{Kind: kind})
 	default:
 		v.unavailable("reading a session", err)
 	}
@@ -453,7 +457,12 @@ func (v *visit) message(status int, m templates.Message) {
 			m.Href, m.Link = templates.PathOverview, linkOverview
 		}
 	}
-	page := &templates.Page{SignedIn: v.signedIn, ReturnURL: back, RequestID: v.id, Body: &m}
+	page := &templates.Page{SignedIn: v.signedIn, ReturnURL: back, Body: &m}
+	switch m.Kind {
+	case "error", "unavailable", "provider_down", "provider_down_nothing_sent", "refused", "denied", "forbidden":
+		// Where a person may have to look it up; every answer's header has it.
+		page.RequestID = v.id
+	}
 	locale := v.locale("")
 	if v.signedIn {
 		if s, ok := v.Corridor.Accounts.Peek(v.sess.Customer); ok {

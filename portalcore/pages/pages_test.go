@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -635,3 +636,89 @@ type discard struct {
 func (d *discard) Header() http.Header         { return d.h }
 func (d *discard) WriteHeader(int)             {}
 func (d *discard) Write(p []byte) (int, error) { d.n += len(p); return len(p), nil }
+
+func TestWhoSeesTheReference(t *testing.T) {
+	e := newEnv(t)
+	b := e.signedIn("cus_a")
+	viewer := e.signedIn("cus_a", func(c *link.Claims) { c.Role = "viewer" })
+	shown := func(w *httptest.ResponseRecorder) bool {
+		return strings.Contains(w.Body.String(), w.Header().Get("X-Request-Id"))
+	}
+	if w := b.get("/no-such-page"); w.Code != 404 || shown(w) {
+		t.Errorf("404: %d with a reference nobody needs", w.Code)
+	}
+	if w := viewer.get("/payment/add"); w.Code != 403 || !shown(w) {
+		t.Errorf("403: %d, want the reference on it", w.Code)
+	}
+	e.provider.down = true
+	e.accounts.Drop("cus_a")
+	if w := b.get("/"); w.Code != 503 || !shown(w) {
+		t.Errorf("503: %d, want the reference on it", w.Code)
+	}
+}
+
+// TestNotSignedIn tells a first visit from a session that is over.
+func TestNotSignedIn(t *testing.T) {
+	e := newEnv(t)
+	b := e.signedIn("cus_a")
+	e.advance(31 * time.Minute)
+	for name, tc := range map[string]struct {
+		b    *browser
+		want string
+	}{
+		"first visit": {&browser{env: e}, "Open billing from"}, "session over": {b, "You were signed out"},
+	} {
+		if w := tc.b.get("/"); w.Code != 401 || !strings.Contains(w.Body.String(), "<h1>"+tc.want) {
+			t.Errorf("%s: %d, lacks %q: %s", name, w.Code, tc.want, w.Body)
+		}
+	}
+}
+
+// TestLimitsAreCompared holds that a plan's other limits are said on its card
+// and in the preview.
+func TestLimitsAreCompared(t *testing.T) {
+	from := &billing.Plan{Key: "a", Limits: []billing.Limit{{Name: "projects", Value: 5}, {Name: "same", Value: 1}, {Name: "old", Value: 2}}}
+	to := &billing.Plan{Key: "b", Limits: []billing.Limit{{Name: "projects", Value: 50}, {Name: "same", Value: 1}, {Name: "new", Value: 3}}}
+	_, _, got := compare(from, to)
+	want := []templates.LimitChange{{Name: "projects", From: 5, To: 50}, {Name: "new", To: 3, Added: true}, {Name: "old", From: 2, Removed: true}}
+	if !slices.Equal(got, want) {
+		t.Errorf("changes %+v, want %+v", got, want)
+	}
+	if _, _, same := compare(from, from); same != nil {
+		t.Errorf("a plan compared with itself: %+v", same)
+	}
+	e := newEnv(t)
+	cat := *e.corridor.Catalogue()
+	cat.Plans = slices.Clone(cat.Plans)
+	cat.Plans[0].Limits, cat.Plans[1].Limits = from.Limits, to.Limits
+	e.corridor.Catalogue = func() *billing.Catalogue { return &cat }
+	b := e.signedIn("cus_a")
+	path, _ := b.previewed()
+	for _, p := range []string{"/plan", path} {
+		if w := b.get(p); !strings.Contains(w.Body.String(), `<bdi translate="no">projects</bdi>, 5 to 50`) {
+			t.Errorf("%s does not compare the limits: %s", p, w.Body)
+		}
+	}
+}
+
+// TestQuantityPrice holds that the quantity's button asks for a price of the
+// interval that is shown, or is not there.
+func TestQuantityPrice(t *testing.T) {
+	e := newEnv(t)
+	b := e.signedIn("cus_a")
+	button := regexp.MustCompile(`value="(price_[a-z_]+)">See what this quantity`)
+	for _, tc := range []struct{ path, want string }{{"/plan", "price_basic"}, {"/plan?subscription=sub_a&interval=year", ""}} {
+		got := ""
+		if m := button.FindStringSubmatch(b.get(tc.path).Body.String()); m != nil {
+			got = m[1]
+		}
+		if got != tc.want {
+			t.Errorf("%s: the button asks for %q, want %q", tc.path, got, tc.want)
+		}
+	}
+	e.provider.accounts["cus_a"].Subscriptions[0].Items[0].Price = team
+	e.accounts.Drop("cus_a")
+	if m := button.FindStringSubmatch(b.get("/plan?subscription=sub_a&interval=year").Body.String()); m == nil || m[1] != "price_team_year" {
+		t.Errorf("on the yearly page of a plan that has a yearly price: %v", m)
+	}
+}

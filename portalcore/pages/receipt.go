@@ -47,7 +47,8 @@ func (v *visit) receipt() {
 		v.failed(err)
 		return
 	}
-	l.page.Body, l.page.RefreshHref = body, ""
+	l.undated()
+	l.page.Body = body
 	v.page(http.StatusOK, v.locale(l.acct.Customer.Locale), l.page)
 }
 
@@ -137,7 +138,8 @@ func (l *look) goesOn(body *templates.Receipt, i *journal.Intent) {
 // stand now.
 func (l *look) sums(body *templates.Receipt, i *journal.Intent) {
 	for n := range i.Steps {
-		if r := i.Steps[n].Result; r != nil && r.Invoice != nil {
+		// The invoice of a change that is dropped is dropped with it.
+		if r := i.Steps[n].Result; r != nil && r.Invoice != nil && i.Action.Kind != billing.DropPending {
 			body.Invoice = r.Invoice
 		}
 	}
