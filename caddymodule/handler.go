@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 
@@ -94,7 +95,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		skipAccessLog(r.Context())
 	}
 	if !h.started(r.Context()) && r.Context().Err() != nil {
-		return caddyhttp.Error(http.StatusServiceUnavailable, r.Context().Err())
+		notNow(w, r)
+		return nil
 	}
 	app, s := h.app, h.site
 	if !app.hold() {
@@ -103,12 +105,30 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		// then failed to start. The config that runs answers.
 		var ok bool
 		if app, s, ok = activeSite(s.tenant.Name); !ok || !app.hold() {
-			return caddyhttp.Error(http.StatusServiceUnavailable, errors.New("billing_portal: this site is no longer configured"))
+			notNow(w, r)
+			return nil
 		}
 	}
 	defer app.dropLogged()
 	s.ServeHTTP(w, r)
 	return nil
+}
+
+// notNow answers where there is no portal to answer. It does not return an
+// error: Caddy logs the whole URL of a request that ended in one, with the
+// token of a link.
+func notNow(w http.ResponseWriter, r *http.Request) {
+	if strings.Contains(r.URL.RawQuery, "token=") {
+		skipAccessLog(r.Context())
+	}
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Retry-After", "1")
+	w.WriteHeader(http.StatusServiceUnavailable)
+	_, _ = io.WriteString(w, "Billing is not available right now. Nothing was changed. Please try again in a moment.\n")
 }
 
 // started waits until the app has started. It reports false where that will
