@@ -90,8 +90,8 @@ type Brand struct {
 	LogoType string
 	// AccentLight and AccentDark are "#rrggbb", or "".
 	AccentLight, AccentDark string
-	// HelpURL, LegalURL and PrivacyURL are links in the footer. Optional;
-	// HelpURL may be a mailto: link.
+	// HelpURL, LegalURL and PrivacyURL are links in the footer: https:, mailto:
+	// or a path. Optional.
 	HelpURL, LegalURL, PrivacyURL string
 	// TimeZone is where dates are shown, an IANA name. Default: UTC.
 	TimeZone string
