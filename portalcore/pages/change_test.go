@@ -17,6 +17,7 @@ import (
 	"github.com/portalcore/caddy-billing-portal/portalcore/link"
 	"github.com/portalcore/caddy-billing-portal/portalcore/policy"
 	"github.com/portalcore/caddy-billing-portal/portalcore/store"
+	"github.com/portalcore/caddy-billing-portal/templates"
 )
 
 func with(f url.Values, pairs ...string) url.Values {
@@ -639,5 +640,36 @@ func TestDirectionOfOthersIntents(t *testing.T) {
 	}
 	if w := b.get(done); strings.Contains(w.Body.String(), `href="/leave/`) {
 		t.Error("the receipt leads on")
+	}
+}
+
+// TestReceiptOutlivesTheCard holds that a receipt does not claim that it was
+// paid with a card that was chosen later.
+func TestReceiptOutlivesTheCard(t *testing.T) {
+	e := newEnv(t)
+	b := e.signedIn("cus_a")
+	path, form := b.previewed()
+	done := location(t, b.post(path, form), "/done/")
+	if w := b.get(done); !strings.Contains(w.Body.String(), "4242") {
+		t.Errorf("the receipt does not say what paid: %s", w.Body)
+	}
+	e.advance(time.Minute)
+	location(t, b.post("/payment/default", formOf(t, b.get("/payment").Body.String(), "/payment/default")), "/done/")
+	w := b.get(done)
+	if s := w.Body.String(); w.Code != 200 || strings.Contains(s, "4444") || strings.Contains(s, "4242") || !strings.Contains(s, "was paid.") {
+		t.Errorf("after another card was chosen: %d %s", w.Code, s)
+	}
+}
+
+// TestDroppedInvoice holds that the invoice of a change that was dropped is not
+// offered: nobody owes it.
+func TestDroppedInvoice(t *testing.T) {
+	l := &look{acct: &billing.Account{}}
+	for kind, want := range map[billing.ActionKind]bool{billing.DropPending: false, billing.ChangePlan: true} {
+		i := journal.Intent{Action: billing.Action{Kind: kind}, Steps: []journal.Step{{Result: &billing.Result{Invoice: &billing.Invoice{ID: "in_1", HasDocument: true}}}}}
+		var body templates.Receipt
+		if l.sums(&body, &i); (body.Invoice != nil) != want {
+			t.Errorf("%s: invoice %v, want one: %t", kind, body.Invoice, want)
+		}
 	}
 }

@@ -465,8 +465,8 @@ func (v *visit) message(status int, m templates.Message) {
 	}
 	locale := v.locale("")
 	if v.signedIn {
+		page.Customer = v.knownName()
 		if s, ok := v.Corridor.Accounts.Peek(v.sess.Customer); ok {
-			page.Customer = customerName(&s.Account)
 			locale = v.locale(s.Account.Customer.Locale)
 		}
 	}

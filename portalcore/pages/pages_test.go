@@ -722,3 +722,15 @@ func TestQuantityPrice(t *testing.T) {
 		t.Errorf("on the yearly page of a plan that has a yearly price: %v", m)
 	}
 }
+
+// TestUndated holds that the time of the account stands where the account is
+// shown, and not beside a decision or a form.
+func TestUndated(t *testing.T) {
+	e := newEnv(t)
+	b := e.signedIn("cus_a")
+	for path, want := range map[string]bool{"/": true, "/plan": true, "/payment": true, "/cancel": false, "/payment/add": false, "/details/name": false} {
+		if w := b.get(path); w.Code != 200 || strings.Contains(w.Body.String(), `class="as-of"`) != want {
+			t.Errorf("%s: %d, want the account's time on it: %t", path, w.Code, want)
+		}
+	}
+}

@@ -3,6 +3,9 @@ package pages
 import (
 	"errors"
 	"net/http"
+	"slices"
+
+	"go.uber.org/zap"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 	"github.com/portalcore/caddy-billing-portal/portalcore/journal"
@@ -108,6 +111,9 @@ func (l *look) receiptBody(i *journal.Intent) (*templates.Receipt, error) {
 		body.Method = l.pays(nil)
 	}
 	if i.State == journal.Succeeded {
+		if l.paysOtherwise(i) {
+			body.Method = nil
+		}
 		l.sums(body, i)
 	}
 	// Everybody of the account may look; to go on takes the right to begin.
@@ -132,6 +138,20 @@ func (l *look) goesOn(body *templates.Receipt, i *journal.Intent) {
 	if i.Action.Kind == billing.ChangePlan && l.permitCustomer(policy.UpdatePaymentMethod).Allowed {
 		body.AddMethodHref = templates.PathAddMethod
 	}
+}
+
+// paysOtherwise reports whether another payment method was chosen after i was
+// done: the one that pays now is then not the one that its receipt is about.
+func (l *look) paysOtherwise(i *journal.Intent) bool {
+	list, err := l.Corridor.Journal.List(l.r.Context(), l.sess.Customer, 1000)
+	if err != nil {
+		l.Log.Warn("could not list intents", zap.String("request_id", l.id), zap.Error(err))
+		return true
+	}
+	return slices.ContainsFunc(list, func(o journal.Intent) bool {
+		chosen := o.Action.Kind == billing.AddPaymentMethod || o.Action.Kind == billing.SetDefaultPaymentMethod
+		return chosen && o.State == journal.Succeeded && o.ID != i.ID && o.Updated.After(i.Updated)
+	})
 }
 
 // sums says what was really paid and credited, and what comes next as things
