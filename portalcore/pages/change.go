@@ -55,6 +55,7 @@ func (v *visit) failedAction(err error, href string) {
 // denied answers where this session may not do a thing: its role, or a rule of
 // the vendor's.
 func (v *visit) denied(d policy.Decision, href, link string) {
+	v.Log.Info("denied", zap.String("request_id", v.id), zap.String("why", d.Why), zap.String("role", v.sess.Role), zap.String("session", v.sess.Hash))
 	kind := "denied"
 	if d.Why == "role" {
 		kind = "forbidden"
