@@ -119,7 +119,7 @@ func (b *browser) readInvoice(portal string) {
 		}
 	}
 	number := ""
-	for _, field := range strings.Fields(row) {
+	for field := range strings.FieldsSeq(row) {
 		if strings.Contains(string(text), field) && strings.Count(field, "-") == 1 {
 			number = field
 		}
@@ -197,7 +197,8 @@ func TestEditDetails(t *testing.T) {
 		{"email", "Save e-mail address", map[string]string{"email": "nobody"}, map[string]string{"email": "pay@northwind.example.com"}, []string{"pay@northwind.example.com"}},
 		{"phone", "Save phone number", map[string]string{"phone": "abc"}, map[string]string{"phone": "+1 206 555 0199"}, []string{"+1 206 555 0199"}},
 		{
-			"address", "Save address", map[string]string{"line1": "", "city": ""},
+			"address", "Save address",
+			map[string]string{"line1": "", "city": ""},
 			map[string]string{"line1": "12 Pike Street", "city": "Seattle", "postal_code": "98101", "country": "US"},
 			[]string{"12 Pike Street", "Seattle", "98101"},
 		},
@@ -297,7 +298,13 @@ func TestEntry(t *testing.T) {
 	if strings.Contains(b.url(), "token") {
 		t.Errorf("the token is in the address: %s", b.url())
 	}
+	// On a phone the way out is in the menu.
+	b.size(390, false)
+	var open bool
+	b.js(`document.querySelector("details.menu").open = true`, &open)
+	b.shot("menu-390-light")
 	b.click("Sign out")
+	b.size(1280, false)
 	b.sees("You are signed out")
 	b.inspect("signed-out")
 	b.open(d.Portal + "/")
