@@ -291,8 +291,11 @@ var variants = []struct {
 	width     int64
 	dark, axe bool
 }{
-	{"1280-light", 1280, false, true}, {"1280-dark", 1280, true, true}, {"390-light", 390, false, true},
-	{"390-dark", 390, true, false}, {"320-light", 320, false, false},
+	{"1280-light", 1280, false, true},
+	{"1280-dark", 1280, true, true},
+	{"390-light", 390, false, true},
+	{"390-dark", 390, true, false},
+	{"320-light", 320, false, false},
 }
 
 // inspect checks what holds of every page: no accessibility violations

@@ -171,8 +171,7 @@ func (p *Portal) Start(ctx context.Context) error {
 		return err
 	}
 	if err := p.resolve(ctx); err != nil {
-		var unreachable *unreachableError
-		if !errors.As(err, &unreachable) {
+		if _, ok := errors.AsType[*unreachableError](err); !ok {
 			return err
 		}
 		p.log.Warn("the provider did not answer, so the catalogue is not known yet; nothing can be changed until it does", zap.Error(err))

@@ -22,8 +22,10 @@ type asset struct {
 func (r *Renderer) addAsset(name, contentType string, body []byte) {
 	sum := sha256.Sum256(body)
 	ext := path.Ext(name)
-	a := &asset{body: body, contentType: contentType,
-		path: PathAssets + strings.TrimSuffix(name, ext) + "." + hex.EncodeToString(sum[:8]) + ext}
+	a := &asset{
+		body: body, contentType: contentType,
+		path: PathAssets + strings.TrimSuffix(name, ext) + "." + hex.EncodeToString(sum[:8]) + ext,
+	}
 	r.assets[name] = a
 	r.assetByPath[a.path] = a
 }

@@ -30,12 +30,16 @@ var (
 	team    = price("team_monthly", 1225, billing.Month)
 	teamY   = price("team_yearly", 14700, billing.Year)
 
-	northwind = billing.Customer{ID: "cus_northwind", Name: "Northwind Ltd", Email: "billing@northwind.example", Phone: "+44 20 7946 0018",
+	northwind = billing.Customer{
+		ID: "cus_northwind", Name: "Northwind Ltd", Email: "billing@northwind.example", Phone: "+44 20 7946 0018",
 		Address: billing.Address{Line1: "14 Gable Street", Line2: "Second floor", City: "Leeds", PostalCode: "LS1 4AP", Country: "GB"},
-		Balance: eur(-1200)}
+		Balance: eur(-1200),
+	}
 
-	upcoming = billing.Upcoming{Subscription: "sub_1", Due: day(6, 1), Subtotal: eur(4900), Tax: eur(980), Total: eur(5880), AmountDue: eur(5880),
-		Lines: []billing.Line{{Description: "4 × Team (at €12.25 / month)", Price: "team_monthly", Quantity: 4, Amount: eur(4900), PeriodStart: day(6, 1), PeriodEnd: day(7, 1)}}}
+	upcoming = billing.Upcoming{
+		Subscription: "sub_1", Due: day(6, 1), Subtotal: eur(4900), Tax: eur(980), Total: eur(5880), AmountDue: eur(5880),
+		Lines: []billing.Line{{Description: "4 × Team (at €12.25 / month)", Price: "team_monthly", Quantity: 4, Amount: eur(4900), PeriodStart: day(6, 1), PeriodEnd: day(7, 1)}},
+	}
 
 	invoices = []billing.Invoice{
 		{ID: "in_3", Number: "INV-104", Status: billing.InvoicePaid, Description: "Team, 4 seats, May 2026", Created: day(5, 1), Total: eur(5880), AmountPaid: eur(5880), HasDocument: true},
@@ -47,49 +51,65 @@ var (
 )
 
 func subscription() Subscription {
-	return Subscription{ID: "sub_1", PlanName: "Team", Status: "active", Price: team, Quantity: 4, Total: eur(4900), PeriodEnd: day(6, 1),
+	return Subscription{
+		ID: "sub_1", PlanName: "Team", Status: "active", Price: team, Quantity: 4, Total: eur(4900), PeriodEnd: day(6, 1),
 		Features: []string{"10 projects", "Priority support"}, Limits: []billing.Limit{{Name: "Seats", Value: 1250}},
 		PlanHref: "/plan?subscription=sub_1", CancelHref: "/cancel?subscription=sub_1", Change: allowed, Cancel: allowed, Resume: may("none"),
-		ResumeForm: Form{Action: "/resume", Nonce: "nonce-resume", Version: "v1"}}
+		ResumeForm: Form{Action: "/resume", Nonce: "nonce-resume", Version: "v1"},
+	}
 }
 
 func overview() *Overview {
-	return &Overview{Customer: northwind, Subscriptions: []Subscription{subscription()},
+	return &Overview{
+		Customer: northwind, Subscriptions: []Subscription{subscription()},
 		Next:   []NextPayment{{Upcoming: upcoming, PlanName: "Team", Method: visa, Kind: "next"}},
-		Method: visa, Invoices: invoices[:3], SeePlans: true, UpdateMethod: allowed, UpdateDetails: allowed}
+		Method: visa, Invoices: invoices[:3], SeePlans: true, UpdateMethod: allowed, UpdateDetails: allowed,
+	}
 }
 
 func offers() []Offer {
 	return []Offer{
-		{Key: "basic", Name: "Basic", Text: "For one person", Price: basic, Total: eur(7600), Direction: "downgrade", Permit: Permit{Why: "policy", Text: "Please talk to us: support@acme.example"},
-			Features: []string{"3 projects"}, Losses: []string{"10 projects", "Priority support"}},
-		{Key: "team", Name: "Team", Text: "For a team", Price: team, Total: eur(4900), Current: true, Permit: allowed,
-			Features: []string{"10 projects", "Priority support"}, Limits: []billing.Limit{{Name: "Seats", Value: 1250}}},
-		{Key: "enterprise", Name: "Enterprise", Text: "For the whole house", Price: price("ent", 9900, billing.Month), Total: eur(39600), Direction: "upgrade", Permit: allowed,
-			Features: []string{"Unlimited projects"}, Gains: []string{"Unlimited projects", "Single sign-on"}},
+		{
+			Key: "basic", Name: "Basic", Text: "For one person", Price: basic, Total: eur(7600), Direction: "downgrade", Permit: Permit{Why: "policy", Text: "Please talk to us: support@acme.example"},
+			Features: []string{"3 projects"}, Losses: []string{"10 projects", "Priority support"},
+		},
+		{
+			Key: "team", Name: "Team", Text: "For a team", Price: team, Total: eur(4900), Current: true, Permit: allowed,
+			Features: []string{"10 projects", "Priority support"}, Limits: []billing.Limit{{Name: "Seats", Value: 1250}},
+		},
+		{
+			Key: "enterprise", Name: "Enterprise", Text: "For the whole house", Price: price("ent", 9900, billing.Month), Total: eur(39600), Direction: "upgrade", Permit: allowed,
+			Features: []string{"Unlimited projects"}, Gains: []string{"Unlimited projects", "Single sign-on"},
+		},
 	}
 }
 
 func plan() *Plan {
 	s := subscription()
-	return &Plan{Subscription: &s,
-		Intervals: []PlanInterval{{Interval: billing.Month, Count: 1, Current: true, Href: "/plan?interval=month"}, {Interval: billing.Month, Count: 3, Href: "/plan?interval=month3"}, {Interval: billing.Year, Count: 1, Href: "/plan?interval=year"}},
-		Offers:    offers(), Choose: Form{Action: "/plan", Nonce: "nonce-choose", Version: "v1", Hidden: []Field{{"subscription", "sub_1"}}},
-		Quantity: QuantityField{Value: "4", Min: 1, Max: 500, Show: true, Price: team.ID}, Change: allowed}
+	return &Plan{
+		Subscription: &s,
+		Intervals:    []PlanInterval{{Interval: billing.Month, Count: 1, Current: true, Href: "/plan?interval=month"}, {Interval: billing.Month, Count: 3, Href: "/plan?interval=month3"}, {Interval: billing.Year, Count: 1, Href: "/plan?interval=year"}},
+		Offers:       offers(), Choose: Form{Action: "/plan", Nonce: "nonce-choose", Version: "v1", Hidden: []Field{{"subscription", "sub_1"}}},
+		Quantity: QuantityField{Value: "4", Min: 1, Max: 500, Show: true, Price: team.ID}, Change: allowed,
+	}
 }
 
 func preview() *Preview {
 	next := upcoming
 	return &Preview{
-		Preview: billing.Preview{Action: billing.Action{Kind: billing.ChangePlan}, At: now, Effective: now, Subtotal: eur(1742), Tax: eur(348), Total: eur(2090), DueNow: eur(2090), Next: &next,
+		Preview: billing.Preview{
+			Action: billing.Action{Kind: billing.ChangePlan}, At: now, Effective: now, Subtotal: eur(1742), Tax: eur(348), Total: eur(2090), DueNow: eur(2090), Next: &next,
 			Lines: []billing.Line{
 				{Description: "Remaining time on Team after 14 May 2026", Price: "team_monthly", Quantity: 4, Amount: eur(2845), PeriodStart: now, PeriodEnd: day(6, 1), Proration: true},
-				{Description: "Unused time on Basic after 14 May 2026", Price: "basic_monthly", Quantity: 1, Amount: eur(-1103), PeriodStart: now, PeriodEnd: day(6, 1), Proration: true}}},
+				{Description: "Unused time on Basic after 14 May 2026", Price: "basic_monthly", Quantity: 1, Amount: eur(-1103), PeriodStart: now, PeriodEnd: day(6, 1), Proration: true},
+			},
+		},
 		FromPlan: "Basic", ToPlan: "Team", From: PriceQuantity{basic, 1, eur(1900)}, To: PriceQuantity{team, 4, eur(4900)},
 		Gains: []string{"10 projects", "Priority support"}, Losses: []string{"Free onboarding"}, Method: visa,
 		Changes: []LimitChange{{Name: "Seats", From: 5, To: 1250}, {Name: "Rooms", To: 3, Added: true}, {Name: "Boards", From: 2, Removed: true}},
 		Names:   map[string]string{"basic_monthly": "Basic", "team_monthly": "Team"},
-		Confirm: Form{Action: "/check/nonce-confirm", Nonce: "nonce-confirm"}, BackHref: "/plan", Permit: allowed}
+		Confirm: Form{Action: "/check/nonce-confirm", Nonce: "nonce-confirm"}, BackHref: "/plan", Permit: allowed,
+	}
 }
 
 func receipt(state string, kind billing.ActionKind) *Receipt {
@@ -97,8 +117,10 @@ func receipt(state string, kind billing.ActionKind) *Receipt {
 }
 
 func page(section string, body any) *Page {
-	return &Page{Section: section, SignedIn: true, Customer: "Northwind Ltd", ReturnURL: "https://app.acme.example/settings", CancelURL: "/cancel",
-		AsOf: now, RefreshHref: "?refresh=1", Body: body}
+	return &Page{
+		Section: section, SignedIn: true, Customer: "Northwind Ltd", ReturnURL: "https://app.acme.example/settings", CancelURL: "/cancel",
+		AsOf: now, RefreshHref: "?refresh=1", Body: body,
+	}
 }
 
 func change[T any](v *T, f func(*T)) *T { f(v); return v }
@@ -251,15 +273,18 @@ func fixtures() map[string]*Page {
 		"receipt-manual":        page("", receipt("manual", billing.ChangePlan)),
 
 		"cancel": decision(page("plan", &Cancel{Subscription: subscription(), Confirm: Form{Action: "/cancel", Nonce: "nonce-cancel", Version: "v1"}, KeepHref: "/", Permit: allowed})),
-		"cancel-past-due": decision(page("plan", &Cancel{Subscription: *change(ptr(subscription()), func(s *Subscription) { s.Status, s.PeriodEnd = "past_due", time.Time{} }),
-			Confirm: Form{Action: "/cancel", Nonce: "nonce-cancel"}, Permit: allowed})),
+		"cancel-past-due": decision(page("plan", &Cancel{
+			Subscription: *change(new(subscription()), func(s *Subscription) { s.Status, s.PeriodEnd = "past_due", time.Time{} }),
+			Confirm:      Form{Action: "/cancel", Nonce: "nonce-cancel"}, Permit: allowed,
+		})),
 		"cancel-denied": decision(page("plan", &Cancel{Subscription: subscription(), Permit: Permit{Why: "policy", Text: "Please talk to us: support@acme.example"}})),
 
 		"payment": page("payment", &Payment{Methods: []Method{
 			{PaymentMethod: *visa, Default: true, PaysFor: []string{"Team"}, Next: day(6, 1)},
 			{PaymentMethod: *amex, Expiry: "soon", MakeDefault: &Form{Action: "/payment/default", Nonce: "nonce-default", Hidden: []Field{{"method", "pm_2"}}}},
 			{PaymentMethod: billing.PaymentMethod{ID: "pm_4", Type: "card", Brand: "mastercard", Last4: "4444", ExpMonth: 1, ExpYear: 2026}, Expiry: "expired"},
-			{PaymentMethod: *debit}}, Add: allowed, AddHref: "/payment/add", Customer: northwind, UpdateDetails: allowed}),
+			{PaymentMethod: *debit},
+		}, Add: allowed, AddHref: "/payment/add", Customer: northwind, UpdateDetails: allowed}),
 		"payment-empty": page("payment", &Payment{Add: may("role"), Customer: billing.Customer{ID: "cus_new", Address: billing.Address{Line1: "12 Pike Street", City: "Seattle", State: "WA", PostalCode: "98122", Country: "US"}}, UpdateDetails: may("policy")}),
 		"add-method":    change(page("payment", &AddMethod{Provider: "Stripe", Confirm: Form{Action: "/payment/add", Nonce: "nonce-add"}}), func(p *Page) { p.BackTo = "payment" }),
 		"add-method-unfinished": change(page("payment", &AddMethod{Confirm: Form{Action: "/payment/add", Nonce: "nonce-add"}, Unfinished: true}),
@@ -268,8 +293,10 @@ func fixtures() map[string]*Page {
 		"leave-vendor":   outside(&Leave{Href: "https://app.acme.example/settings"}),
 
 		"details-address": change(page("payment", &Details{Section: "address", Values: northwind, Countries: countries, Confirm: Form{Action: "/details/address", Nonce: "nonce-details", Version: "c1"}, Permit: allowed}), func(p *Page) { p.BackTo = "payment" }),
-		"details-address-errors": change(page("payment", &Details{Section: "address", Values: billing.Customer{}, Countries: countries, Confirm: Form{Action: "/details/address"}, Permit: allowed,
-			Errors: []FieldError{{Field: "country", Key: "country"}, {Field: "line1", Key: "line1"}, {Field: "city", Key: "too_long", Args: map[string]any{"count": 80}}, {Field: "postal_code", Key: "no_such_key"}}}),
+		"details-address-errors": change(page("payment", &Details{
+			Section: "address", Values: billing.Customer{}, Countries: countries, Confirm: Form{Action: "/details/address"}, Permit: allowed,
+			Errors: []FieldError{{Field: "country", Key: "country"}, {Field: "line1", Key: "line1"}, {Field: "city", Key: "too_long", Args: map[string]any{"count": 80}}, {Field: "postal_code", Key: "no_such_key"}},
+		}),
 			func(p *Page) { p.BackTo = "payment" }),
 		"details-denied": change(page("payment", &Details{Section: "phone", Values: northwind, Permit: may("role")}), func(p *Page) { p.BackTo = "payment" }),
 
@@ -294,10 +321,13 @@ func fixtures() map[string]*Page {
 	return m
 }
 
-var messageKinds = []string{"link_used", "link_expired", "link_invalid", "link_too_soon", "signed_out", "session_ended", "not_signed_in", "not_found", "forbidden", "denied", "changed",
-	"busy", "bad_request", "too_large", "method_not_allowed", "too_many", "error", "unavailable", "provider_down", "provider_down_nothing_sent", "form_aged", "refused"}
+var messageKinds = []string{
+	"link_used", "link_expired", "link_invalid", "link_too_soon", "signed_out", "session_ended", "not_signed_in", "not_found", "forbidden", "denied", "changed",
+	"busy", "bad_request", "too_large", "method_not_allowed", "too_many", "error", "unavailable", "provider_down", "provider_down_nothing_sent", "form_aged", "refused",
+}
 
-func ptr[T any](v T) *T { return &v }
+//go:fix inline
+func ptr[T any](v T) *T { return new(v) }
 
 // stripeExponent is enough of a provider's table for the fixtures.
 func stripeExponent(currency string) int {
@@ -311,6 +341,8 @@ func stripeExponent(currency string) int {
 }
 
 func options() Options {
-	return Options{Theme: Theme{Name: "Acme", LogoURL: "/logo.svg"}, Exponent: stripeExponent, ProviderName: "Stripe",
-		HelpURL: "mailto:support@acme.example", LegalURL: "https://acme.example/legal", PrivacyURL: "https://acme.example/privacy"}
+	return Options{
+		Theme: Theme{Name: "Acme", LogoURL: "/logo.svg"}, Exponent: stripeExponent, ProviderName: "Stripe",
+		HelpURL: "mailto:support@acme.example", LegalURL: "https://acme.example/legal", PrivacyURL: "https://acme.example/privacy",
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"html/template"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -60,8 +61,10 @@ func (l *local) moneyText(m billing.Money) string {
 // which both sides of the Atlantic read alike.
 func newLocal(locale string, ms *messages, zone *time.Location, exponent func(string) int) *local {
 	f := currency.NewFormatter(currency.NewLocale("en"))
-	return &local{locale: locale, messages: ms, dates: en_GB.New(), money: f, regions: display.English.Regions(), zone: zone, exponent: exponent,
-		written: moneyCache{seed: maphash.MakeSeed()}}
+	return &local{
+		locale: locale, messages: ms, dates: en_GB.New(), money: f, regions: display.English.Regions(), zone: zone, exponent: exponent,
+		written: moneyCache{seed: maphash.MakeSeed()},
+	}
 }
 
 // The kinds of value beside billing's own that a message takes.
@@ -206,7 +209,7 @@ func (l *local) amountOf(d decimal.Decimal, code string) string {
 	// them: it gets exactly as many as there are.
 	f := *l.money
 	digits, _ := currency.GetDigits(code)
-	f.MaxDigits = uint8(min(max(int32(digits), -d.Exponent()), 200)) //nolint:gosec // between 0 and 200
+	f.MaxDigits = uint8(min(max(int32(digits), -d.Exponent()), 200))
 	s := f.Format(a)
 	if d.IsNegative() {
 		s = strings.Replace(s, "-", "−", 1)
@@ -270,10 +273,8 @@ func (l *local) country(code string) string {
 // known returns s if it is one of names, else fallback, so that a value from
 // outside can stand in a message key.
 func known(s, fallback string, names ...string) string {
-	for _, n := range names {
-		if s == n {
-			return s
-		}
+	if slices.Contains(names, s) {
+		return s
 	}
 	return fallback
 }

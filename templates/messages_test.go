@@ -201,8 +201,10 @@ func TestKeys(t *testing.T) {
 	for k := range statusTags {
 		used["status."+k] = true
 	}
-	for _, k := range []string{"status.ending.on", "invoice.status.paid", "invoice.status.pending", "invoice.status.failed", "invoice.status.open",
-		"invoice.status.other", "invoice.status.void", "invoice.status.uncollectible", "status.other"} {
+	for _, k := range []string{
+		"status.ending.on", "invoice.status.paid", "invoice.status.pending", "invoice.status.failed", "invoice.status.open",
+		"invoice.status.other", "invoice.status.void", "invoice.status.uncollectible", "status.other",
+	} {
 		used[k] = true
 	}
 	for k := range used {

@@ -85,8 +85,10 @@ func New(opt Options) (*Renderer, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Renderer{opt: opt, pages: map[string]map[string]*template.Template{},
-		assets: map[string]*asset{}, assetByPath: map[string]*asset{}}
+	r := &Renderer{
+		opt: opt, pages: map[string]map[string]*template.Template{},
+		assets: map[string]*asset{}, assetByPath: map[string]*asset{},
+	}
 	r.buffers.New = func() any { return new(bytes.Buffer) }
 	for name, contentType := range map[string]string{"portal.css": "text/css; charset=utf-8", "icons.svg": "image/svg+xml"} {
 		body, err := assetFiles.ReadFile("assets/" + name)
@@ -333,8 +335,10 @@ type view struct {
 }
 
 func (r *Renderer) view(locale string, p *Page) view {
-	v := view{Page: p, Locale: locale, Dir: direction(locale), Vendor: r.opt.Theme.Name, Logo: r.opt.Theme.LogoURL, Provider: r.opt.ProviderName,
-		HelpURL: r.opt.HelpURL, LegalURL: r.opt.LegalURL, PrivacyURL: r.opt.PrivacyURL}
+	v := view{
+		Page: p, Locale: locale, Dir: direction(locale), Vendor: r.opt.Theme.Name, Logo: r.opt.Theme.LogoURL, Provider: r.opt.ProviderName,
+		HelpURL: r.opt.HelpURL, LegalURL: r.opt.LegalURL, PrivacyURL: r.opt.PrivacyURL,
+	}
 	v.Urgent = p.Banner != nil && p.Banner.Href != "" && (p.Banner.Kind == "past_due" || p.Banner.Kind == "action_needed")
 	return v
 }

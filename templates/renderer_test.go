@@ -140,8 +140,15 @@ func TestMatch(t *testing.T) {
 		preferred []string
 		want      string
 	}{
-		{nil, "en"}, {[]string{""}, "en"}, {[]string{"en-GB"}, "en"}, {[]string{"en-AU,en;q=0.8"}, "en"}, {[]string{"de-AT,de;q=0.9,en;q=0.1"}, "en"},
-		{[]string{"en-XA"}, Pseudo}, {[]string{"", "en-XA"}, Pseudo}, {[]string{"xx-invalid-😀", "en-XA"}, Pseudo}, {[]string{"zh", "en"}, "en"},
+		{nil, "en"},
+		{[]string{""}, "en"},
+		{[]string{"en-GB"}, "en"},
+		{[]string{"en-AU,en;q=0.8"}, "en"},
+		{[]string{"de-AT,de;q=0.9,en;q=0.1"}, "en"},
+		{[]string{"en-XA"}, Pseudo},
+		{[]string{"", "en-XA"}, Pseudo},
+		{[]string{"xx-invalid-😀", "en-XA"}, Pseudo},
+		{[]string{"zh", "en"}, "en"},
 		{[]string{strings.Repeat("de,", 5000), "en-XA"}, Pseudo},
 	} {
 		if got := r.Match(c.preferred...); got != c.want {
@@ -205,8 +212,10 @@ func TestFieldNames(t *testing.T) {
 	for _, p := range fixtures() {
 		each(parsePage(t, r, "en", p), func(n *html.Node) { names[attr(n, "name")] = true })
 	}
-	for _, f := range []string{FieldNonce, FieldVersion, FieldToken, FieldPrice, FieldQuantity, FieldName, FieldEmail, FieldPhone,
-		FieldLine1, FieldLine2, FieldCity, FieldState, FieldPostalCode, FieldCountry, "subscription", "method"} {
+	for _, f := range []string{
+		FieldNonce, FieldVersion, FieldToken, FieldPrice, FieldQuantity, FieldName, FieldEmail, FieldPhone,
+		FieldLine1, FieldLine2, FieldCity, FieldState, FieldPostalCode, FieldCountry, "subscription", "method",
+	} {
 		if !names[f] {
 			t.Errorf("no form posts %s", f)
 		}

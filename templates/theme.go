@@ -33,10 +33,14 @@ type mode struct {
 }
 
 var modes = [2]mode{
-	{name: "light", bg: mustColour("#F7F8FA"), surface: mustColour("#FFFFFF"), accent: mustColour("#1F5FD6"), weakShare: 0.1,
-		lightText: mustColour("#FFFFFF"), darkText: mustColour("#16181D")},
-	{name: "dark", bg: mustColour("#0F1216"), surface: mustColour("#171B21"), dark: true, accent: mustColour("#7FB0FF"), weakShare: 0.18,
-		lightText: mustColour("#FFFFFF"), darkText: mustColour("#0B1B33")},
+	{
+		name: "light", bg: mustColour("#F7F8FA"), surface: mustColour("#FFFFFF"), accent: mustColour("#1F5FD6"), weakShare: 0.1,
+		lightText: mustColour("#FFFFFF"), darkText: mustColour("#16181D"),
+	},
+	{
+		name: "dark", bg: mustColour("#0F1216"), surface: mustColour("#171B21"), dark: true, accent: mustColour("#7FB0FF"), weakShare: 0.18,
+		lightText: mustColour("#FFFFFF"), darkText: mustColour("#0B1B33"),
+	},
 }
 
 const (

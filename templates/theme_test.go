@@ -87,8 +87,10 @@ func TestStyleSheet(t *testing.T) {
 		t.Fatal(err)
 	}
 	css := regexp.MustCompile(`(?s)/\*.*?\*/`).ReplaceAllString(string(b), "")
-	for _, never := range []string{`\b(margin|padding|border|inset)-(left|right|top|bottom)\b`, `[{;\s](left|right|top|bottom|width|height|min-width|min-height)\s*:`,
-		`text-align:\s*(left|right)`, `float\s*:`, `url\(`, `@import`, `@font-face`, `shadow`, `position:\s*(fixed|sticky)`, `text-transform`, `letter-spacing`, `animation`} {
+	for _, never := range []string{
+		`\b(margin|padding|border|inset)-(left|right|top|bottom)\b`, `[{;\s](left|right|top|bottom|width|height|min-width|min-height)\s*:`,
+		`text-align:\s*(left|right)`, `float\s*:`, `url\(`, `@import`, `@font-face`, `shadow`, `position:\s*(fixed|sticky)`, `text-transform`, `letter-spacing`, `animation`,
+	} {
 		if m := regexp.MustCompile(never).FindString(css); m != "" {
 			t.Errorf("the style sheet has %q", m)
 		}
@@ -104,10 +106,32 @@ func TestStyleSheet(t *testing.T) {
 			fg, bg string
 			min    float64
 		}{
-			{"text", "bg", 7}, {"text", "surface", 7}, {"muted", "bg", 4.5}, {"muted", "surface", 4.5}, {"muted", "sunken", 4.5}, {"text", "sunken", 7},
-			{"control", "surface", 3}, {"control", "bg", 3}, {"on-accent", "accent", 4.5}, {"on-accent", "accent-hover", 4.5}, {"accent-ink", "bg", 4.5}, {"accent-ink", "surface", 4.5},
-			{"focus", "bg", 3}, {"focus", "surface", 3}, {"ok", "ok-bg", 4.5}, {"warn", "warn-bg", 4.5}, {"danger", "danger-bg", 4.5}, {"info", "info-bg", 4.5},
-			{"danger", "bg", 4.5}, {"danger", "surface", 4.5}, {"on-danger", "danger", 4.5}, {"on-danger", "danger-hover", 4.5}, {"text", "ok-bg", 7}, {"text", "warn-bg", 7}, {"text", "danger-bg", 7}, {"text", "info-bg", 7},
+			{"text", "bg", 7},
+			{"text", "surface", 7},
+			{"muted", "bg", 4.5},
+			{"muted", "surface", 4.5},
+			{"muted", "sunken", 4.5},
+			{"text", "sunken", 7},
+			{"control", "surface", 3},
+			{"control", "bg", 3},
+			{"on-accent", "accent", 4.5},
+			{"on-accent", "accent-hover", 4.5},
+			{"accent-ink", "bg", 4.5},
+			{"accent-ink", "surface", 4.5},
+			{"focus", "bg", 3},
+			{"focus", "surface", 3},
+			{"ok", "ok-bg", 4.5},
+			{"warn", "warn-bg", 4.5},
+			{"danger", "danger-bg", 4.5},
+			{"info", "info-bg", 4.5},
+			{"danger", "bg", 4.5},
+			{"danger", "surface", 4.5},
+			{"on-danger", "danger", 4.5},
+			{"on-danger", "danger-hover", 4.5},
+			{"text", "ok-bg", 7},
+			{"text", "warn-bg", 7},
+			{"text", "danger-bg", 7},
+			{"text", "info-bg", 7},
 		} {
 			if c := contrast(v[p.fg], v[p.bg]); c < p.min {
 				t.Errorf("%s: %s on %s is %.2f, want %.1f", mode, p.fg, p.bg, c, p.min)

@@ -232,7 +232,7 @@ func signIn(d demo, customer string) (string, []byte, error) {
 	defer page.Body.Close()
 	body, err := io.ReadAll(page.Body)
 	if err != nil || page.StatusCode != http.StatusOK {
-		return "", nil, fmt.Errorf("opening the overview: %s %v", page.Status, err)
+		return "", nil, fmt.Errorf("opening the overview: %s %w", page.Status, err)
 	}
 	var cookies []string
 	for _, c := range jar.Cookies(page.Request.URL) {

@@ -44,7 +44,7 @@ const (
 	// quiet is how long after the last sending "not applied" is believed: longer
 	// than the provider may still be working on the request.
 	quiet = 2 * time.Minute
-	// recoverAtOnce is how many intents recovery looks at at a time.
+	// recoverAtOnce is how many intents recovery looks at a time.
 	recoverAtOnce = 4
 	// giveUp is when an intent that cannot be settled by reading goes to a
 	// person.
@@ -160,7 +160,7 @@ func validNonce(n string) bool {
 		return false
 	}
 	for i := range len(n) {
-		if c := n[i]; !(c >= '0' && c <= '9' || c >= 'a' && c <= 'v') {
+		if c := n[i]; (c < '0' || c > '9') && (c < 'a' || c > 'v') {
 			return false
 		}
 	}

@@ -236,15 +236,19 @@ var (
 func (f *fake) Capabilities() billing.Capabilities {
 	return billing.Capabilities{Name: "Fake", KeyWindow: 23 * time.Hour, Exponent: func(string) int { return 2 }}
 }
+
 func (f *fake) Prices(context.Context) ([]billing.Price, error) {
 	return []billing.Price{basic, team}, nil
 }
+
 func (f *fake) Find(context.Context, string) (billing.Customer, error) {
 	return billing.Customer{}, errors.New("not asked for here")
 }
+
 func (f *fake) Invoices(context.Context, string, string, int) (billing.InvoicePage, error) {
 	return billing.InvoicePage{}, errors.New("not asked for here")
 }
+
 func (f *fake) Document(context.Context, string, string) (billing.Document, error) {
 	return billing.Document{}, errors.New("not asked for here")
 }

@@ -148,8 +148,7 @@ func FaultOf(err error) Fault {
 	if err == nil {
 		return ""
 	}
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Fault
 	}
 	return Unknown
@@ -157,8 +156,7 @@ func FaultOf(err error) Fault {
 
 // CodeOf returns the code of err, or "".
 func CodeOf(err error) string {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Code
 	}
 	return ""

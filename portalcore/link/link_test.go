@@ -110,7 +110,7 @@ const goodPayload = `{"iss":"acme-app","aud":"https://billing.example.com","sub"
 func with(kv ...string) string {
 	out := []string{}
 	replaced := map[string]bool{}
-	for _, m := range strings.Split(strings.Trim(goodPayload, "{}"), ",") {
+	for m := range strings.SplitSeq(strings.Trim(goodPayload, "{}"), ",") {
 		name, _, _ := strings.Cut(m, ":")
 		name = strings.Trim(name, `"`)
 		for i := 0; i < len(kv); i += 2 {

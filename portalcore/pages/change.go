@@ -273,7 +273,8 @@ func (l *look) showPreview(pin act.Pin) {
 			Action: pathCheck + pin.Nonce, Nonce: pin.Nonce,
 			// With these a preview that is too old is made anew.
 			Hidden: []templates.Field{
-				{Name: fieldSubscription, Value: sub.ID}, {Name: templates.FieldPrice, Value: change.Price},
+				{Name: fieldSubscription, Value: sub.ID},
+				{Name: templates.FieldPrice, Value: change.Price},
 				{Name: templates.FieldQuantity, Value: strconv.FormatInt(change.Quantity, 10)},
 			},
 		},

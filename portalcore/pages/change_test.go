@@ -3,6 +3,7 @@ package pages
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -22,9 +23,7 @@ import (
 
 func with(f url.Values, pairs ...string) url.Values {
 	out := url.Values{}
-	for k, v := range f {
-		out[k] = v
-	}
+	maps.Copy(out, f)
 	for i := 0; i < len(pairs); i += 2 {
 		out.Set(pairs[i], pairs[i+1])
 	}
@@ -108,11 +107,27 @@ func TestQuantityAndPrice(t *testing.T) {
 	b := e.signedIn("cus_a")
 	choose := formOf(t, b.get("/plan").Body.String(), "/plan")
 	for _, tc := range []struct{ price, quantity, anchor string }{
-		{"price_team", "0", "quantity"}, {"price_team", "-1", "quantity"}, {"price_team", "1.5", "quantity"}, {"price_team", "1e3", "quantity"},
-		{"price_team", "0x10", "quantity"}, {"price_team", "", "quantity"}, {"price_team", "99999999999999999999", "quantity"}, {"price_team", "1000000000000000000", "quantity"},
-		{"price_team", "٣", "quantity"}, {"price_team", "４", "quantity"}, {"price_team", "4 4", "quantity"}, {"price_team", "+4", "quantity"}, {"price_team", "1", "quantity"},
-		{"price_team", "101", "quantity"}, {"price_team", "NaN", "quantity"}, {"price_team", "<script>", "quantity"},
-		{"price_legacy", "4", "offers-title"}, {"price_nothing", "4", "offers-title"}, {"", "4", "offers-title"}, {"price_team'--", "4", "offers-title"}, {"price_basic", "4", "offers-title"},
+		{"price_team", "0", "quantity"},
+		{"price_team", "-1", "quantity"},
+		{"price_team", "1.5", "quantity"},
+		{"price_team", "1e3", "quantity"},
+		{"price_team", "0x10", "quantity"},
+		{"price_team", "", "quantity"},
+		{"price_team", "99999999999999999999", "quantity"},
+		{"price_team", "1000000000000000000", "quantity"},
+		{"price_team", "٣", "quantity"},
+		{"price_team", "４", "quantity"},
+		{"price_team", "4 4", "quantity"},
+		{"price_team", "+4", "quantity"},
+		{"price_team", "1", "quantity"},
+		{"price_team", "101", "quantity"},
+		{"price_team", "NaN", "quantity"},
+		{"price_team", "<script>", "quantity"},
+		{"price_legacy", "4", "offers-title"},
+		{"price_nothing", "4", "offers-title"},
+		{"", "4", "offers-title"},
+		{"price_team'--", "4", "offers-title"},
+		{"price_basic", "4", "offers-title"},
 	} {
 		e.unchanged(tc.price+" "+tc.quantity, func() {
 			w := b.post("/plan", with(choose, "price", tc.price, "quantity", tc.quantity))
@@ -153,7 +168,7 @@ func TestForeignObjects(t *testing.T) {
 				"/payment/default": with(method, "payment_method", id),
 			} {
 				w := b.post(path, f)
-				if w.Code != 404 && !(path == "/plan" && id == "" && w.Code == 400) {
+				if w.Code != 404 && (path != "/plan" || id != "" || w.Code != 400) {
 					t.Errorf("%s with %q: %d, want 404", path, id, w.Code)
 				}
 			}
@@ -294,7 +309,11 @@ func TestAddMethod(t *testing.T) {
 	for _, tc := range []struct{ goTo, refresh string }{
 		{"https://pay.example/c/1?x=y&z", "0; url=https://pay.example/c/1?x=y&z"},
 		{"http://localhost:9/card", "0; url=http://localhost:9/card"},
-		{"http://pay.example/", ""}, {"javascript:alert(1)", ""}, {"https://pay.example/\r\nSet-Cookie: a=b", ""}, {"//pay.example", ""}, {"", ""},
+		{"http://pay.example/", ""},
+		{"javascript:alert(1)", ""},
+		{"https://pay.example/\r\nSet-Cookie: a=b", ""},
+		{"//pay.example", ""},
+		{"", ""},
 	} {
 		e.provider.waits = &billing.Result{State: billing.AwaitingCustomer, GoTo: tc.goTo, Reason: "enter_card"}
 		form := formOf(t, b.get("/payment/add").Body.String(), "/payment/add")
@@ -418,9 +437,7 @@ func TestDetails(t *testing.T) {
 	} {
 		path := "/details/" + tc.section
 		hidden := formOf(t, b.get(path).Body.String(), path)
-		for k, v := range tc.form {
-			hidden[k] = v
-		}
+		maps.Copy(hidden, tc.form)
 		if tc.field == "" {
 			location(t, b.post(path, hidden), "/done/")
 			continue
@@ -628,7 +645,8 @@ func TestDirectionOfOthersIntents(t *testing.T) {
 	e := newEnv(t)
 	up := must[*policy.Policy](t)(policy.New(allowAll, nil))
 	down := must[*policy.Policy](t)(policy.New([]policy.Rule{
-		{Verdict: policy.Allow, Actions: []string{policy.ChangePlan}, Directions: []policy.Direction{policy.Downgrade}}}, nil))
+		{Verdict: policy.Allow, Actions: []string{policy.ChangePlan}, Directions: []policy.Direction{policy.Downgrade}},
+	}, nil))
 	e.corridor.Policy = func(name string) *policy.Policy { return map[string]*policy.Policy{"": up, "down": down}[name] }
 	owner := e.signedIn("cus_a")
 	path, form := owner.previewed()

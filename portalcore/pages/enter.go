@@ -66,8 +66,7 @@ func (v *visit) verify(token string) (link.Claims, *link.Issuer, bool) {
 		return claims, issuer, true
 	}
 	reason, kind := "unknown", link.Invalid
-	var refused *link.Error
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*link.Error](err); ok {
 		reason, kind = refused.Reason, refused.Kind
 	}
 	v.Log.Info("link refused", zap.String("request_id", v.id), zap.String("reason", reason), zap.String("issuer", claims.Issuer))

@@ -262,8 +262,10 @@ func TestOneSession(t *testing.T) {
 // broken is a store that fails.
 type broken struct{ store.Store }
 
-func (broken) View(context.Context, func(store.Tx) error) error   { return errors.New("disk on fire") }
+func (broken) View(context.Context, func(store.Tx) error) error { return errors.New("disk on fire") }
+
 func (broken) Update(context.Context, func(store.Tx) error) error { return errors.New("disk on fire") }
+
 func (broken) GetAll(context.Context, ...[]byte) ([][]byte, error) {
 	return nil, errors.New("disk on fire")
 }
@@ -394,19 +396,23 @@ func TestReturnURL(t *testing.T) {
 
 func TestAllowedReturn(t *testing.T) {
 	origins := []string{"https://app.example.com", "http://localhost:3000"}
-	for _, s := range []string{"https://app.example.com", "https://app.example.com/", "https://app.example.com?x", "https://app.example.com#x",
-		"https://app.example.com/a//b@c", "http://localhost:3000/settings"} {
+	for _, s := range []string{
+		"https://app.example.com", "https://app.example.com/", "https://app.example.com?x", "https://app.example.com#x",
+		"https://app.example.com/a//b@c", "http://localhost:3000/settings",
+	} {
 		if !allowedReturn(s, origins) {
 			t.Errorf("%q refused", s)
 		}
 	}
-	for _, s := range []string{"", "/", "//evil", "/\\evil", "https:evil", "https:///evil", "https:/app.example.com", "javascript:alert(1)", "data:text/html,x",
+	for _, s := range []string{
+		"", "/", "//evil", "/\\evil", "https:evil", "https:///evil", "https:/app.example.com", "javascript:alert(1)", "data:text/html,x",
 		"https://app.example.com@evil.example/", "https://app.example.com:443@evil/", "https://evil\\@app.example.com", "https://app.example.com\\@evil",
 		"https://app.example.com.evil.example", "https://evilapp.example.com", "https://app.example.com.", "https://app.example.com./", "https://app.example.com:8443/",
 		"http://app.example.com/", "HTTPS://app.example.com/", "https://APP.example.com/", "https://app.example.com%2eevil/", "https://app。example.com/",
 		"https://app.example.com/\t", "https://app.example.com/\r\nX: y", " https://app.example.com/", "https://app.example.com/\x00", "https://[::1]/",
 		"https://evil/#@app.example.com", "https%3A%2F%2Fapp.example.com", "http://localhost:3001/", "http://localhost/", "https://user@app.example.com/",
-		"https://app.example.com/" + strings.Repeat("a", 10<<10)} {
+		"https://app.example.com/" + strings.Repeat("a", 10<<10),
+	} {
 		if allowedReturn(s, origins) {
 			t.Errorf("%q allowed", s)
 		}

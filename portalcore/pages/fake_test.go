@@ -65,8 +65,10 @@ type fake struct {
 }
 
 func price(id string, cents int64, interval billing.Interval) billing.Price {
-	return billing.Price{ID: id, Product: "prod_" + id, ProductName: "Product " + id, Currency: "eur",
-		UnitAmount: decimal.NewFromInt(cents), Interval: interval, IntervalCount: 1, Active: true}
+	return billing.Price{
+		ID: id, Product: "prod_" + id, ProductName: "Product " + id, Currency: "eur",
+		UnitAmount: decimal.NewFromInt(cents), Interval: interval, IntervalCount: 1, Active: true,
+	}
 }
 
 var (
@@ -80,17 +82,23 @@ func newAccount(id, sub string, p billing.Price, now time.Time) *billing.Account
 	card := billing.PaymentMethod{ID: "pm_" + id, Type: "card", Brand: "visa", Last4: "4242", ExpMonth: 6, ExpYear: now.Year()}
 	end := now.AddDate(0, 0, 17)
 	return &billing.Account{
-		Customer: billing.Customer{ID: id, Name: "Company " + id, Email: id + "@example.com", Balance: billing.Money{Currency: "eur"},
-			Address: billing.Address{Line1: "1 High Street", Country: "GB"}, DefaultPaymentMethod: card.ID, Version: "c1"},
+		Customer: billing.Customer{
+			ID: id, Name: "Company " + id, Email: id + "@example.com", Balance: billing.Money{Currency: "eur"},
+			Address: billing.Address{Line1: "1 High Street", Country: "GB"}, DefaultPaymentMethod: card.ID, Version: "c1",
+		},
 		Subscriptions: []billing.Subscription{{
 			ID: sub, Status: billing.Active, Currency: "eur", Created: now.AddDate(0, -2, 0), Version: "s1",
 			Items: []billing.Item{{ID: "si_" + sub, Price: p, Quantity: 4, PeriodStart: now.AddDate(0, 0, -14), PeriodEnd: end}},
 		}},
 		PaymentMethods: []billing.PaymentMethod{card, {ID: "pm2_" + id, Type: "card", Brand: "mastercard", Last4: "4444", ExpMonth: 1, ExpYear: now.Year() + 3}},
-		Invoices: []billing.Invoice{{ID: "in_" + id, Number: "INV-" + id, Status: billing.InvoicePaid, Created: now.AddDate(0, 0, -14), Description: "Subscription",
-			Total: billing.Money{Amount: 7600, Currency: "eur"}, AmountPaid: billing.Money{Amount: 7600, Currency: "eur"}, HasDocument: true}},
-		Upcoming: []billing.Upcoming{{Subscription: sub, Due: end, Total: billing.Money{Amount: 7600, Currency: "eur"}, AmountDue: billing.Money{Amount: 7600, Currency: "eur"},
-			Subtotal: billing.Money{Amount: 7600, Currency: "eur"}, Tax: billing.Money{Currency: "eur"}}},
+		Invoices: []billing.Invoice{{
+			ID: "in_" + id, Number: "INV-" + id, Status: billing.InvoicePaid, Created: now.AddDate(0, 0, -14), Description: "Subscription",
+			Total: billing.Money{Amount: 7600, Currency: "eur"}, AmountPaid: billing.Money{Amount: 7600, Currency: "eur"}, HasDocument: true,
+		}},
+		Upcoming: []billing.Upcoming{{
+			Subscription: sub, Due: end, Total: billing.Money{Amount: 7600, Currency: "eur"}, AmountDue: billing.Money{Amount: 7600, Currency: "eur"},
+			Subtotal: billing.Money{Amount: 7600, Currency: "eur"}, Tax: billing.Money{Currency: "eur"},
+		}},
 		AsOf: now,
 	}
 }
@@ -98,6 +106,7 @@ func newAccount(id, sub string, p billing.Price, now time.Time) *billing.Account
 func (f *fake) Capabilities() billing.Capabilities {
 	return billing.Capabilities{Name: "Payco", KeyWindow: 23 * time.Hour, Exponent: func(string) int { return 2 }}
 }
+
 func (f *fake) Prices(context.Context) ([]billing.Price, error) {
 	return []billing.Price{basic, team, yearly, legacy}, nil
 }
@@ -196,8 +205,10 @@ func (f *fake) Preview(_ context.Context, id string, a billing.Action, at time.T
 	if at.IsZero() {
 		at = acct.AsOf
 	}
-	p := billing.Preview{Action: a, At: at, Effective: at, ObjectVersion: acct.Customer.Version,
-		DueNow: billing.Money{Currency: "eur"}, Total: billing.Money{Currency: "eur"}, Tax: billing.Money{Currency: "eur"}}
+	p := billing.Preview{
+		Action: a, At: at, Effective: at, ObjectVersion: acct.Customer.Version,
+		DueNow: billing.Money{Currency: "eur"}, Total: billing.Money{Currency: "eur"}, Tax: billing.Money{Currency: "eur"},
+	}
 	if sub, ok := acct.Subscription(a.Subscription); ok {
 		p.ObjectVersion = sub.Version
 		p.Items = slices.Clone(sub.Items)
@@ -349,8 +360,10 @@ func newEnv(t testing.TB, change ...func(*Options)) *env {
 	e.logs = logs
 	log := zap.New(core)
 	e.accounts = must[*account.Accounts](t)(account.New(e.provider, e.now, 0))
-	e.sessions = &session.Manager{Store: s, Tenant: host, Now: e.now, Rand: rand.Reader,
-		Idle: session.DefaultIdle, Absolute: session.DefaultAbsolute, DefaultRole: policy.Owner}
+	e.sessions = &session.Manager{
+		Store: s, Tenant: host, Now: e.now, Rand: rand.Reader,
+		Idle: session.DefaultIdle, Absolute: session.DefaultAbsolute, DefaultRole: policy.Owner,
+	}
 	j := &journal.Journal{Store: s, Tenant: host, Now: e.now, Process: "p1", Exclusive: true, LeaseTime: time.Minute, Changed: session.BumpVersion, Version: session.Version}
 	pol := must[*policy.Policy](t)(policy.New(allowAll, nil))
 	strict := must[*policy.Policy](t)(policy.New([]policy.Rule{{Verdict: policy.Deny, Actions: []string{policy.Cancel}, Text: "Please talk to us."}}, nil))
@@ -358,19 +371,25 @@ func newEnv(t testing.TB, change ...func(*Options)) *env {
 		{Key: "basic", Name: "Basic", Rank: 1, Prices: []billing.Price{basic}, Features: []string{"3 projects"}, MaxQuantity: 50},
 		{Key: "team", Name: "Team", Rank: 2, Prices: []billing.Price{team, yearly}, Features: []string{"10 projects", "SSO"}, MinQuantity: 2, MaxQuantity: 100},
 	}))
-	e.corridor = &act.Corridor{Store: s, Tenant: host, Provider: e.provider, Accounts: e.accounts, Journal: j,
+	e.corridor = &act.Corridor{
+		Store: s, Tenant: host, Provider: e.provider, Accounts: e.accounts, Journal: j,
 		Policy:    func(name string) *policy.Policy { return map[string]*policy.Policy{"": pol, "strict": strict}[name] },
-		Catalogue: func() *billing.Catalogue { return &cat }, Now: e.now, Rand: rand.Reader, Log: log}
+		Catalogue: func() *billing.Catalogue { return &cat }, Now: e.now, Rand: rand.Reader, Log: log,
+	}
 	e.key = must[link.Key](t)(link.GenerateKey(rand.Reader))
 	e.vendor = must[link.Key](t)(link.GenerateKey(rand.Reader))
 	trust := must[*link.Trust](t)(link.NewTrust(origin,
 		link.Issuer{Name: origin, Keys: []link.Key{e.key}, Own: true}, link.Issuer{Name: "acme", Keys: []link.Key{e.vendor}}))
 	e.gen = must[string](t)(session.Generation(context.Background(), s))
-	renderer := must[*templates.Renderer](t)(templates.New(templates.Options{Theme: templates.Theme{Name: "Acme"},
-		Exponent: func(string) int { return 2 }, ProviderName: "Payco"}))
-	o := Options{Origin: origin, Sessions: e.sessions, Corridor: e.corridor, Trust: func() *link.Trust { return trust }, Renderer: renderer,
+	renderer := must[*templates.Renderer](t)(templates.New(templates.Options{
+		Theme:    templates.Theme{Name: "Acme"},
+		Exponent: func(string) int { return 2 }, ProviderName: "Payco",
+	}))
+	o := Options{
+		Origin: origin, Sessions: e.sessions, Corridor: e.corridor, Trust: func() *link.Trust { return trust }, Renderer: renderer,
 		ReturnTo: []string{vendorURL}, Logo: []byte("<svg/>"), LogoType: "image/svg+xml", Log: log, Now: e.now,
-		SkipAccessLog: func(context.Context) { e.skipped++ }}
+		SkipAccessLog: func(context.Context) { e.skipped++ },
+	}
 	for _, f := range change {
 		f(&o)
 	}
@@ -382,8 +401,10 @@ func newEnv(t testing.TB, change ...func(*Options)) *env {
 // token mints an own link; change edits its claims.
 func (e *env) token(customer string, change ...func(*link.Claims)) string {
 	e.t.Helper()
-	c := link.Claims{Issuer: origin, Audience: origin, Subject: customer, IssuedAt: e.now().Truncate(time.Second),
-		Expires: e.now().Truncate(time.Second).Add(5 * time.Minute), ID: must[string](e.t)(link.NewID(rand.Reader)), Generation: e.gen}
+	c := link.Claims{
+		Issuer: origin, Audience: origin, Subject: customer, IssuedAt: e.now().Truncate(time.Second),
+		Expires: e.now().Truncate(time.Second).Add(5 * time.Minute), ID: must[string](e.t)(link.NewID(rand.Reader)), Generation: e.gen,
+	}
 	key := e.key
 	for _, f := range change {
 		f(&c)

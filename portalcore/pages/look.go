@@ -858,7 +858,7 @@ func (v *visit) payment() {
 					}
 				}
 			}
-			if may.Allowed && !(out.Default && all) {
+			if may.Allowed && (!out.Default || !all) {
 				f, err := l.newForm(pathDefault, l.acct.Customer.Version, templates.Field{Name: fieldMethod, Value: m.ID})
 				if err != nil {
 					return err

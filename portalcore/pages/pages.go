@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"runtime/debug"
 	"strconv"
@@ -130,7 +131,7 @@ func New(o Options) (*Pages, error) {
 	}
 	p.cache, err = otter.New(&otter.Options[pageKey, []byte]{
 		MaximumWeight:    cacheBytes,
-		Weigher:          func(_ pageKey, body []byte) uint32 { return uint32(len(body)) + 256 }, //nolint:gosec // pages are kilobytes
+		Weigher:          func(_ pageKey, body []byte) uint32 { return uint32(len(body)) + 256 },
 		ExpiryCalculator: otter.ExpiryWriting[pageKey, []byte](cacheLife),
 	})
 	if err != nil {
@@ -296,9 +297,7 @@ func (p *Pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.SkipAccessLog(r.Context())
 	}
 	h := w.Header()
-	for k, values := range p.header {
-		h[k] = values
-	}
+	maps.Copy(h, p.header)
 	if tokenInURL {
 		// The page's own style sheet would be asked for with the whole address,
 		// token and all, as its Referer, which access logs keep. The origin

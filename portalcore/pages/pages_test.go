@@ -140,9 +140,11 @@ func checkHeaders(t *testing.T, name string, w *httptest.ResponseRecorder) {
 func TestOneSpelling(t *testing.T) {
 	e := newEnv(t)
 	b := e.signedIn("cus_a")
-	for _, path := range []string{"//", "/./", "/plan/", "//plan", "/./plan", "/x/../plan", "/%70lan", "/plan%2f", "/plan%00", "/plan;x=1", "/plan.", "/plan%20",
+	for _, path := range []string{
+		"//", "/./", "/plan/", "//plan", "/./plan", "/x/../plan", "/%70lan", "/plan%2f", "/plan%00", "/plan;x=1", "/plan.", "/plan%20",
 		"/PLAN", "/plan%23", "/plan%3Fx", "/%2e%2e/plan", "/plan%5c", "/invoices/in_cus_a/pdf/", "/invoices//pdf", "/invoices/in_cus_a/../in_cus_a/pdf",
-		"/invoices/in%5fcus_a/pdf", "/invoices/x.css", "/invoices/in_cus_a", "/invoices/in_cus_a/pdf.css", "/assets/", "/assets/../plan", "/check/", "/done", "/details/", "/details/name/"} {
+		"/invoices/in%5fcus_a/pdf", "/invoices/x.css", "/invoices/in_cus_a", "/invoices/in_cus_a/pdf.css", "/assets/", "/assets/../plan", "/check/", "/done", "/details/", "/details/name/",
+	} {
 		u, err := url.ParseRequestURI(path)
 		if err != nil {
 			t.Fatal(err)

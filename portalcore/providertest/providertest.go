@@ -7,7 +7,6 @@ package providertest
 import (
 	"context"
 	"encoding/json"
-
 	"fmt"
 	"maps"
 	"path"
@@ -467,6 +466,4 @@ func (l Ledger) Confirm(goTo string, yes bool) {
 	l.check(err)
 }
 
-var (
-	_ World = Ledger{}
-)
+var _ World = Ledger{}

@@ -34,10 +34,16 @@ func (s *scene) catalogue() {
 		id, currency, amount string
 		interval             billing.Interval
 	}{
-		{basic, "usd", "1000", billing.Month}, {team, "usd", "2500", billing.Month}, {teamYear, "usd", "25000", billing.Year},
-		{storage, "usd", "333", billing.Month}, {fraction, "usd", "0.123456789", billing.Month}, {euro, "eur", "900", billing.Month},
-		{yen, "jpy", "1200", billing.Month}, {yenMore, "jpy", "3100", billing.Month},
-		{dinar, "kwd", "4500", billing.Month}, {dinarMore, "kwd", "12340", billing.Month},
+		{basic, "usd", "1000", billing.Month},
+		{team, "usd", "2500", billing.Month},
+		{teamYear, "usd", "25000", billing.Year},
+		{storage, "usd", "333", billing.Month},
+		{fraction, "usd", "0.123456789", billing.Month},
+		{euro, "eur", "900", billing.Month},
+		{yen, "jpy", "1200", billing.Month},
+		{yenMore, "jpy", "3100", billing.Month},
+		{dinar, "kwd", "4500", billing.Month},
+		{dinarMore, "kwd", "12340", billing.Month},
 	} {
 		s.World.Price(p.id, p.currency, p.amount, p.interval)
 	}
@@ -301,8 +307,10 @@ func ownerSubscription(s *scene) {
 	mine, other := s.World.Customer(on(basic)), s.World.Customer(on(basic))
 	before := s.effects(other.ID)
 	for _, a := range []billing.Action{
-		change(other, team, 1), {Kind: billing.Cancel, Subscription: other.Subscription},
-		{Kind: billing.Resume, Subscription: other.Subscription}, {Kind: billing.DropPending, Subscription: other.Subscription},
+		change(other, team, 1),
+		{Kind: billing.Cancel, Subscription: other.Subscription},
+		{Kind: billing.Resume, Subscription: other.Subscription},
+		{Kind: billing.DropPending, Subscription: other.Subscription},
 	} {
 		_, err := s.Provider.Preview(s.ctx, mine.ID, a, time.Time{})
 		s.fails(string(a.Kind), err, billing.NotFound)
@@ -346,8 +354,10 @@ func ownerStep(s *scene) {
 	s.carry(other.ID, s.preview(other.ID, change(other, team, 2)), nil)
 	before := s.effects(other.ID)
 	for _, a := range []billing.Action{
-		{Kind: billing.Cancel, Subscription: other.Subscription}, {Kind: billing.DropPending, Subscription: other.Subscription},
-		{Kind: billing.UpdateDetails, Details: &billing.Details{Name: &name}}, {Kind: billing.SetDefaultPaymentMethod, PaymentMethod: other.Card},
+		{Kind: billing.Cancel, Subscription: other.Subscription},
+		{Kind: billing.DropPending, Subscription: other.Subscription},
+		{Kind: billing.UpdateDetails, Details: &billing.Details{Name: &name}},
+		{Kind: billing.SetDefaultPaymentMethod, PaymentMethod: other.Card},
 		{Kind: billing.AddPaymentMethod, ReturnURL: "https://billing.example.com/"},
 	} {
 		p, err := s.Provider.Preview(s.ctx, other.ID, a, time.Time{})

@@ -2,14 +2,13 @@ package sandbox
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"maps"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
-
-	"crypto/sha256"
 
 	"github.com/shopspring/decimal"
 
@@ -299,8 +298,10 @@ func (l *Ledger) CreatePrice(ctx context.Context, c Call, p PriceParams) (Price,
 }
 
 func (w *work) createPrice(p PriceParams) (Price, error) {
-	pr := Price{ID: p.ID, Created: w.now, Product: p.Product, Active: true, Currency: p.Currency, UnitAmount: p.UnitAmount,
-		Interval: p.Interval, IntervalCount: max(p.IntervalCount, 1), LookupKey: p.LookupKey, Metadata: maps.Clone(p.Metadata)}
+	pr := Price{
+		ID: p.ID, Created: w.now, Product: p.Product, Active: true, Currency: p.Currency, UnitAmount: p.UnitAmount,
+		Interval: p.Interval, IntervalCount: max(p.IntervalCount, 1), LookupKey: p.LookupKey, Metadata: maps.Clone(p.Metadata),
+	}
 	if pr.ID == "" {
 		pr.ID = w.id("price")
 	}
@@ -430,8 +431,10 @@ func (l *Ledger) CheckoutSession(ctx context.Context, id string) (CheckoutSessio
 // CreateSession is POST /v1/checkout/sessions with mode=setup.
 func (l *Ledger) CreateSession(ctx context.Context, c Call, p SessionParams) (CheckoutSession, error) {
 	return change(ctx, l, c, "checkout_session.create", p, func(w *work) (CheckoutSession, error) {
-		s := CheckoutSession{ID: w.id("cs_test"), Created: w.now, ExpiresAt: p.ExpiresAt.UTC().Truncate(time.Second), Customer: p.Customer, Status: SessionOpen,
-			SuccessURL: p.SuccessURL, CancelURL: p.CancelURL, SetupIntent: w.id("seti"), Metadata: maps.Clone(p.Metadata)}
+		s := CheckoutSession{
+			ID: w.id("cs_test"), Created: w.now, ExpiresAt: p.ExpiresAt.UTC().Truncate(time.Second), Customer: p.Customer, Status: SessionOpen,
+			SuccessURL: p.SuccessURL, CancelURL: p.CancelURL, SetupIntent: w.id("seti"), Metadata: maps.Clone(p.Metadata),
+		}
 		if _, err := get[Customer](w, "customer", p.Customer); err != nil {
 			return s, err
 		}

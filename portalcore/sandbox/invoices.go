@@ -92,9 +92,11 @@ func (l *Ledger) Invoices(ctx context.Context, f InvoiceFilter) ([]Invoice, bool
 
 // draft is a new invoice as things stand, in memory. It changes nothing.
 func (w *work) draft(cus *Customer, s *Subscription, lines []InvoiceLine, reason BillingReason) Invoice {
-	inv := Invoice{Created: w.now, Customer: cus.ID, CustomerName: cus.Name, CustomerEmail: cus.Email, CustomerAddress: cus.Address,
+	inv := Invoice{
+		Created: w.now, Customer: cus.ID, CustomerName: cus.Name, CustomerEmail: cus.Email, CustomerAddress: cus.Address,
 		Subscription: s.ID, Status: billing.InvoiceDraft, BillingReason: reason, CollectionMethod: s.CollectionMethod, Currency: s.Currency,
-		Lines: lines, TaxPercent: cus.TaxPercent, StartingBalance: cus.Balance, PeriodStart: w.now, PeriodEnd: w.now}
+		Lines: lines, TaxPercent: cus.TaxPercent, StartingBalance: cus.Balance, PeriodStart: w.now, PeriodEnd: w.now,
+	}
 	for i := range inv.Lines {
 		l := &inv.Lines[i]
 		l.Tax = taxOn(l.Amount, cus.TaxPercent)

@@ -305,8 +305,7 @@ func change[T any](ctx context.Context, l *Ledger, c Call, op string, params any
 		out = v
 		return save(w, &v)
 	})
-	var u undone
-	if errors.As(err, &u) {
+	if u, ok := errors.AsType[undone](err); ok {
 		failure = u.cause
 		err = l.update(ctx, now, c.Key, func(w *work) error { return save(w, nil) })
 	}

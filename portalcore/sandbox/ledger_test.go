@@ -3,6 +3,7 @@ package sandbox_test
 import (
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -10,8 +11,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"os"
 
 	"github.com/shopspring/decimal"
 
@@ -616,8 +615,10 @@ func TestDocument(t *testing.T) {
 	if err != nil {
 		t.Fatalf("pdftotext (Debian: poppler-utils): %v: %s", err, out)
 	}
-	for _, want := range []string{b.invoice(s.LatestInvoice).Number, "10 March 2026", name, "Łódź", "120 × Plan X (at $10.00 / month)", "10 March 2026 – 10 April 2026",
-		"$1,200.00", "Tax 8.875%", "$106.50", "$1,306.50", "-$2.50", "$1,304.00", "no real money"} {
+	for _, want := range []string{
+		b.invoice(s.LatestInvoice).Number, "10 March 2026", name, "Łódź", "120 × Plan X (at $10.00 / month)", "10 March 2026 – 10 April 2026",
+		"$1,200.00", "Tax 8.875%", "$106.50", "$1,306.50", "-$2.50", "$1,304.00", "no real money",
+	} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("the document lacks %q:\n%s", want, out)
 		}

@@ -182,8 +182,10 @@ func newBench(t testing.TB, now time.Time) *bench {
 // price makes price_<name> over an amount in dollars.
 func (b *bench) price(name, dollars string, interval billing.Interval) {
 	b.t.Helper()
-	_, err := b.CreatePrice(b.t.Context(), sandbox.Call{}, sandbox.PriceParams{ID: "price_" + name, Product: "prod_x", Currency: "usd",
-		UnitAmount: decimal.RequireFromString(dollars).Shift(2), Interval: interval})
+	_, err := b.CreatePrice(b.t.Context(), sandbox.Call{}, sandbox.PriceParams{
+		ID: "price_" + name, Product: "prod_x", Currency: "usd",
+		UnitAmount: decimal.RequireFromString(dollars).Shift(2), Interval: interval,
+	})
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -281,6 +283,8 @@ func (b *bench) advance(d time.Duration) time.Time {
 // change sets price and quantity of a subscription's first item, as a
 // customer's change does.
 func change(s sandbox.Subscription, price string, quantity int64) sandbox.SubscriptionUpdate {
-	return sandbox.SubscriptionUpdate{Items: []sandbox.ItemParams{{ID: s.Items[0].ID, Price: "price_" + price, Quantity: &quantity}},
-		ProrationBehavior: sandbox.AlwaysInvoice, PaymentBehavior: sandbox.PendingIfIncomplete}
+	return sandbox.SubscriptionUpdate{
+		Items:             []sandbox.ItemParams{{ID: s.Items[0].ID, Price: "price_" + price, Quantity: &quantity}},
+		ProrationBehavior: sandbox.AlwaysInvoice, PaymentBehavior: sandbox.PendingIfIncomplete,
+	}
 }

@@ -76,8 +76,7 @@ func (l *Ledger) render(rw http.ResponseWriter, status int, name string, p page)
 
 // failed answers a call of the ledger that failed.
 func (l *Ledger) failed(rw http.ResponseWriter, err error) {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		status := http.StatusConflict
 		if e.Code == "resource_missing" {
 			status = http.StatusNotFound

@@ -721,7 +721,7 @@ func (p *Provider) send(ctx context.Context, st billing.Step, c Call) error {
 func (p *Provider) settle(ctx context.Context, st billing.Step, saved SavedCall) (bool, billing.Result, error) {
 	res := billing.Result{State: billing.Done, Object: st.Object}
 	applied, err := read(ctx, p.ledger, func(w *work) (bool, error) {
-		waiting := ""
+		var waiting string
 		switch st.Kind {
 		case stepSubscriptionUpdate:
 			var u SubscriptionUpdate
@@ -854,8 +854,10 @@ func hash(parts ...any) (string, error) {
 }
 
 func customerOf(c Customer) billing.Customer {
-	b := billing.Customer{ID: c.ID, Name: c.Name, Email: c.Email, Phone: c.Phone, Address: c.Address,
-		Balance: billing.Money{Amount: c.Balance, Currency: c.Currency}, DefaultPaymentMethod: c.DefaultPaymentMethod}
+	b := billing.Customer{
+		ID: c.ID, Name: c.Name, Email: c.Email, Phone: c.Phone, Address: c.Address,
+		Balance: billing.Money{Amount: c.Balance, Currency: c.Currency}, DefaultPaymentMethod: c.DefaultPaymentMethod,
+	}
 	if len(c.PreferredLocales) > 0 {
 		b.Locale = c.PreferredLocales[0]
 	}
@@ -865,8 +867,10 @@ func customerOf(c Customer) billing.Customer {
 
 func (w *work) price(pr Price) (billing.Price, error) {
 	product, err := get[Product](w, "product", pr.Product)
-	return billing.Price{ID: pr.ID, LookupKey: pr.LookupKey, Product: pr.Product, ProductName: product.Name, Currency: pr.Currency, UnitAmount: pr.UnitAmount,
-		Interval: pr.Interval, IntervalCount: pr.IntervalCount, Active: pr.Active, Metadata: mergeMetadata(product.Metadata, pr.Metadata)}, err
+	return billing.Price{
+		ID: pr.ID, LookupKey: pr.LookupKey, Product: pr.Product, ProductName: product.Name, Currency: pr.Currency, UnitAmount: pr.UnitAmount,
+		Interval: pr.Interval, IntervalCount: pr.IntervalCount, Active: pr.Active, Metadata: mergeMetadata(product.Metadata, pr.Metadata),
+	}, err
 }
 
 func (w *work) items(items []SubscriptionItem) ([]billing.Item, error) {
@@ -882,8 +886,10 @@ func (w *work) items(items []SubscriptionItem) ([]billing.Item, error) {
 }
 
 func (p *Provider) subscription(w *work, s Subscription) (billing.Subscription, error) {
-	b := billing.Subscription{ID: s.ID, Status: s.Status, Currency: s.Currency, Created: s.Created, TrialEnd: s.TrialEnd, CancelAtPeriodEnd: s.CancelAtPeriodEnd,
-		CancelAt: s.CancelAt, CanceledAt: s.CanceledAt, EndedAt: s.EndedAt, DefaultPaymentMethod: s.DefaultPaymentMethod, SendInvoice: s.CollectionMethod == SendInvoice}
+	b := billing.Subscription{
+		ID: s.ID, Status: s.Status, Currency: s.Currency, Created: s.Created, TrialEnd: s.TrialEnd, CancelAtPeriodEnd: s.CancelAtPeriodEnd,
+		CancelAt: s.CancelAt, CanceledAt: s.CanceledAt, EndedAt: s.EndedAt, DefaultPaymentMethod: s.DefaultPaymentMethod, SendInvoice: s.CollectionMethod == SendInvoice,
+	}
 	var err error
 	if b.Items, err = w.items(s.Items); err != nil {
 		return b, err
@@ -907,13 +913,17 @@ func (p *Provider) subscription(w *work, s Subscription) (billing.Subscription, 
 
 func invoiceOf(inv Invoice) billing.Invoice {
 	money := func(n int64) billing.Money { return billing.Money{Amount: n, Currency: inv.Currency} }
-	b := billing.Invoice{ID: inv.ID, Number: inv.Number, Status: inv.Status, Subscription: inv.Subscription, Created: inv.Created, DueDate: inv.DueDate,
+	b := billing.Invoice{
+		ID: inv.ID, Number: inv.Number, Status: inv.Status, Subscription: inv.Subscription, Created: inv.Created, DueDate: inv.DueDate,
 		Subtotal: money(inv.Subtotal), Tax: money(inv.Tax), Total: money(inv.Total), AmountDue: money(inv.AmountDue), AmountPaid: money(inv.AmountPaid),
 		AmountRemaining: money(inv.AmountRemaining), Attempted: inv.Attempted, NextAttempt: inv.NextPaymentAttempt,
-		ForPendingUpdate: inv.ForPendingUpdate, HasDocument: inv.Status != billing.InvoiceDraft}
+		ForPendingUpdate: inv.ForPendingUpdate, HasDocument: inv.Status != billing.InvoiceDraft,
+	}
 	for _, l := range inv.Lines {
-		b.Lines = append(b.Lines, billing.Line{Description: l.Description, Price: l.Price, Quantity: l.Quantity, Amount: money(l.Amount),
-			PeriodStart: l.PeriodStart, PeriodEnd: l.PeriodEnd, Proration: l.Proration})
+		b.Lines = append(b.Lines, billing.Line{
+			Description: l.Description, Price: l.Price, Quantity: l.Quantity, Amount: money(l.Amount),
+			PeriodStart: l.PeriodStart, PeriodEnd: l.PeriodEnd, Proration: l.Proration,
+		})
 		b.Description = l.Description // the last line is what the customer has then
 	}
 	return b

@@ -445,8 +445,14 @@ func TestFaults(t *testing.T) {
 	d.db.fail = store.ErrClosed
 	_, err = d.Execute(t.Context(), "cus_northwind", other.Steps[0], "k.2")
 	wantFault(t, err, billing.Retryable, "")
-	for _, f := range []sandbox.Fault{{}, {On: "all", Times: 1, Kind: "latency", Latency: 1}, {On: "any", Times: 0, Kind: "garbage"}, {On: "any", Times: 1, Kind: "boom"},
-		{On: "any", Times: 1, Kind: "latency"}, {On: "any", Times: 1, Kind: "latency", Latency: time.Hour}} {
+	for _, f := range []sandbox.Fault{
+		{},
+		{On: "all", Times: 1, Kind: "latency", Latency: 1},
+		{On: "any", Times: 0, Kind: "garbage"},
+		{On: "any", Times: 1, Kind: "boom"},
+		{On: "any", Times: 1, Kind: "latency"},
+		{On: "any", Times: 1, Kind: "latency", Latency: time.Hour},
+	} {
 		if d.faults.Set(f) == nil {
 			t.Errorf("%+v was taken", f)
 		}

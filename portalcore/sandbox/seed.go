@@ -97,28 +97,49 @@ var seedCustomers = []struct {
 	tax                    string
 	past                   []moment
 }{
-	{"cus_northwind", "Northwind Ltd", "billing@northwind.example.com", "+1 206 555 0100",
-		billing.Address{Line1: "507 20th Avenue E", City: "Seattle", State: "WA", PostalCode: "98122", Country: "US"}, "en", "",
-		[]moment{{monthsAgo(5, 12), newCard(cardWorks, false)}, {monthsAgo(5, 12), subscribe("price_basic_monthly", 3, 0)}, {monthsAgo(2, 3), seats(4)}}},
-	{"cus_globex", "Globex GmbH", "rechnung@globex.example.com", "+49 30 555 0110",
-		billing.Address{Line1: "Hauptstraße 5", City: "Berlin", PostalCode: "10827", Country: "DE"}, "de", "20",
-		[]moment{{monthsAgo(14, 6), newCard(cardWorksToo, false)}, {monthsAgo(14, 6), subscribe("price_team_yearly_eur", 8, 0)}, {monthsAgo(7, 0), seats(10)}}},
-	{"cus_trial", "Umbrella Foods", "office@umbrella.example.com", "",
-		billing.Address{Line1: "12 Harbour Road", City: "Portland", State: "ME", PostalCode: "04101", Country: "US"}, "en", "",
-		[]moment{{daysAgo(5), newCard(cardWorks, false)}, {daysAgo(5), subscribe("price_team_monthly", 3, 14)}}},
-	{"cus_pastdue", "Vandelay Industries", "accounts@vandelay.example.com", "+1 212 555 0130",
-		billing.Address{Line1: "129 West 81st Street", City: "New York", State: "NY", PostalCode: "10024", Country: "US"}, "en", "",
-		[]moment{{monthsAgo(3, 2), newCard(cardWorks, false)}, {monthsAgo(3, 2), subscribe("price_basic_monthly", 2, 0)}, {daysAgo(10), newCard(cardDeclines, false)}}},
-	{"cus_initech", "Initech Inc", "peter@initech.example.com", "+1 512 555 0140",
-		billing.Address{Line1: "4120 Freidrich Lane", City: "Austin", State: "TX", PostalCode: "78744", Country: "US"}, "en", "",
-		[]moment{{monthsAgo(2, 9), newCard(cardWorks, false)}, {monthsAgo(2, 9), subscribe("price_basic_monthly", 5, 0)}, {daysAgo(3), newCard(cardDeclines, true)}}},
-	{"cus_3ds", "Hooli SARL", "compta@hooli.example.com", "+33 1 55 55 01 50",
-		billing.Address{Line1: "8 rue de la Paix", City: "Paris", PostalCode: "75002", Country: "FR"}, "fr", "20",
-		[]moment{{monthsAgo(1, 4), newCard(cardWorks, false)}, {monthsAgo(1, 4), subscribe("price_basic_monthly_eur", 2, 0)}, {daysAgo(2), newCard(cardAsks, false)}}},
+	{
+		"cus_northwind", "Northwind Ltd", "billing@northwind.example.com", "+1 206 555 0100",
+		billing.Address{Line1: "507 20th Avenue E", City: "Seattle", State: "WA", PostalCode: "98122", Country: "US"},
+		"en", "",
+		[]moment{{monthsAgo(5, 12), newCard(cardWorks, false)}, {monthsAgo(5, 12), subscribe("price_basic_monthly", 3, 0)}, {monthsAgo(2, 3), seats(4)}},
+	},
+	{
+		"cus_globex", "Globex GmbH", "rechnung@globex.example.com", "+49 30 555 0110",
+		billing.Address{Line1: "Hauptstraße 5", City: "Berlin", PostalCode: "10827", Country: "DE"},
+		"de", "20",
+		[]moment{{monthsAgo(14, 6), newCard(cardWorksToo, false)}, {monthsAgo(14, 6), subscribe("price_team_yearly_eur", 8, 0)}, {monthsAgo(7, 0), seats(10)}},
+	},
+	{
+		"cus_trial", "Umbrella Foods", "office@umbrella.example.com", "",
+		billing.Address{Line1: "12 Harbour Road", City: "Portland", State: "ME", PostalCode: "04101", Country: "US"},
+		"en", "",
+		[]moment{{daysAgo(5), newCard(cardWorks, false)}, {daysAgo(5), subscribe("price_team_monthly", 3, 14)}},
+	},
+	{
+		"cus_pastdue", "Vandelay Industries", "accounts@vandelay.example.com", "+1 212 555 0130",
+		billing.Address{Line1: "129 West 81st Street", City: "New York", State: "NY", PostalCode: "10024", Country: "US"},
+		"en", "",
+		[]moment{{monthsAgo(3, 2), newCard(cardWorks, false)}, {monthsAgo(3, 2), subscribe("price_basic_monthly", 2, 0)}, {daysAgo(10), newCard(cardDeclines, false)}},
+	},
+	{
+		"cus_initech", "Initech Inc", "peter@initech.example.com", "+1 512 555 0140",
+		billing.Address{Line1: "4120 Freidrich Lane", City: "Austin", State: "TX", PostalCode: "78744", Country: "US"},
+		"en", "",
+		[]moment{{monthsAgo(2, 9), newCard(cardWorks, false)}, {monthsAgo(2, 9), subscribe("price_basic_monthly", 5, 0)}, {daysAgo(3), newCard(cardDeclines, true)}},
+	},
+	{
+		"cus_3ds", "Hooli SARL", "compta@hooli.example.com", "+33 1 55 55 01 50",
+		billing.Address{Line1: "8 rue de la Paix", City: "Paris", PostalCode: "75002", Country: "FR"},
+		"fr", "20",
+		[]moment{{monthsAgo(1, 4), newCard(cardWorks, false)}, {monthsAgo(1, 4), subscribe("price_basic_monthly_eur", 2, 0)}, {daysAgo(2), newCard(cardAsks, false)}},
+	},
 	{"cus_new", "Soylent Kitchen", "hello@soylent.example.com", "", billing.Address{}, "en", "", nil},
-	{"cus_ending", "Duff Brewery", "bar@duff.example.com", "+1 503 555 0170",
-		billing.Address{Line1: "742 Evergreen Terrace", City: "Springfield", State: "OR", PostalCode: "97403", Country: "US"}, "en", "",
-		[]moment{{monthsAgo(4, 20), newCard(cardWorks, false)}, {monthsAgo(4, 20), subscribe("price_team_monthly", 2, 0)}, {daysAgo(6), cancelAtPeriodEnd}}},
+	{
+		"cus_ending", "Duff Brewery", "bar@duff.example.com", "+1 503 555 0170",
+		billing.Address{Line1: "742 Evergreen Terrace", City: "Springfield", State: "OR", PostalCode: "97403", Country: "US"},
+		"en", "",
+		[]moment{{monthsAgo(4, 20), newCard(cardWorks, false)}, {monthsAgo(4, 20), subscribe("price_team_monthly", 2, 0)}, {daysAgo(6), cancelAtPeriodEnd}},
+	},
 }
 
 // Seed fills a ledger with the demo's plans and customers and returns these.
@@ -204,11 +225,15 @@ func (w *work) seedPrices() error {
 			interval      billing.Interval
 			amount        int64
 		}{
-			{"_monthly", "usd", billing.Month, pl.usd}, {"_yearly", "usd", billing.Year, 10 * pl.usd},
-			{"_monthly_eur", "eur", billing.Month, pl.eur}, {"_yearly_eur", "eur", billing.Year, 10 * pl.eur},
+			{"_monthly", "usd", billing.Month, pl.usd},
+			{"_yearly", "usd", billing.Year, 10 * pl.usd},
+			{"_monthly_eur", "eur", billing.Month, pl.eur},
+			{"_yearly_eur", "eur", billing.Year, 10 * pl.eur},
 		} {
-			_, err := w.createPrice(PriceParams{ID: "price_" + pl.key + p.key, Product: product.ID, Currency: p.currency, UnitAmount: decimal.NewFromInt(p.amount),
-				Interval: p.interval, LookupKey: pl.key + p.key})
+			_, err := w.createPrice(PriceParams{
+				ID: "price_" + pl.key + p.key, Product: product.ID, Currency: p.currency, UnitAmount: decimal.NewFromInt(p.amount),
+				Interval: p.interval, LookupKey: pl.key + p.key,
+			})
 			if err != nil {
 				return err
 			}

@@ -89,8 +89,10 @@ func (l *Ledger) CreateSubscription(ctx context.Context, c Call, p SubscriptionC
 }
 
 func (w *work) createSubscription(p SubscriptionCreate) (Subscription, error) {
-	s := Subscription{ID: p.ID, Created: w.now, Customer: p.Customer, Status: billing.Active, CollectionMethod: p.CollectionMethod,
-		BillingCycleAnchor: w.now, DefaultPaymentMethod: p.DefaultPaymentMethod, CancelAtPeriodEnd: p.CancelAtPeriodEnd, Metadata: maps.Clone(p.Metadata)}
+	s := Subscription{
+		ID: p.ID, Created: w.now, Customer: p.Customer, Status: billing.Active, CollectionMethod: p.CollectionMethod,
+		BillingCycleAnchor: w.now, DefaultPaymentMethod: p.DefaultPaymentMethod, CancelAtPeriodEnd: p.CancelAtPeriodEnd, Metadata: maps.Clone(p.Metadata),
+	}
 	if s.ID == "" {
 		s.ID = w.id("sub")
 	}
@@ -194,8 +196,10 @@ func (it SubscriptionItem) line(about string, amount int64, start, end time.Time
 	if about != "" {
 		d = fmt.Sprintf("%s on %d × %s after %s", about, it.Quantity, name, start.Format("2 Jan 2006"))
 	}
-	return InvoiceLine{Description: d, Price: it.Price.ID, Product: it.Price.Product, UnitAmount: it.Price.UnitAmount, Quantity: it.Quantity, Amount: amount,
-		Proration: about != "", SubscriptionItem: it.ID, PeriodStart: start, PeriodEnd: end}
+	return InvoiceLine{
+		Description: d, Price: it.Price.ID, Product: it.Price.Product, UnitAmount: it.Price.UnitAmount, Quantity: it.Quantity, Amount: amount,
+		Proration: about != "", SubscriptionItem: it.ID, PeriodStart: start, PeriodEnd: end,
+	}
 }
 
 // itemsAfter works out the items of s after params, and checks them. Items

@@ -146,8 +146,7 @@ func (p *Provider) send(ctx context.Context, method, path, body, key string) (*a
 	res, err := p.api.Do(req)
 	if err != nil {
 		// url.Error repeats the URL; the path and the cause are enough.
-		var ue *url.Error
-		if errors.As(err, &ue) {
+		if ue, ok := errors.AsType[*url.Error](err); ok {
 			err = ue.Err
 		}
 		p.log.Debug("stripe call failed", zap.String("method", method), zap.String("path", path),
@@ -211,8 +210,7 @@ func notFound(what string) error {
 func readFault(a *answer, err error) error {
 	e := &billing.Error{Fault: billing.Unavailable, Code: "unreachable", Err: err}
 	if a == nil {
-		var se *sendError
-		if errors.As(err, &se) {
+		if se, ok := errors.AsType[*sendError](err); ok {
 			e.RequestID = se.requestID
 		}
 		return e
@@ -281,8 +279,7 @@ func previewFault(a *answer, err error) error {
 func executeFault(a *answer, err error) error {
 	e := &billing.Error{Fault: billing.Unknown, Code: "unreachable", Err: err}
 	if a == nil {
-		var se *sendError
-		if errors.As(err, &se) {
+		if se, ok := errors.AsType[*sendError](err); ok {
 			e.RequestID = se.requestID
 			if !se.wrote {
 				e.Fault = billing.Retryable

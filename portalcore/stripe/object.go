@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -161,13 +162,9 @@ func (p *price) convert(products map[string]product) (billing.Price, error) {
 	}
 	if pr != nil {
 		out.ProductName = pr.Name
-		for k, v := range pr.Metadata {
-			out.Metadata[k] = v
-		}
+		maps.Copy(out.Metadata, pr.Metadata)
 	}
-	for k, v := range p.Metadata {
-		out.Metadata[k] = v
-	}
+	maps.Copy(out.Metadata, p.Metadata)
 	if p.Recurring != nil {
 		out.Interval, out.IntervalCount = billing.Interval(p.Recurring.Interval), p.Recurring.IntervalCount
 	}

@@ -464,8 +464,12 @@ func detailsForm(d *billing.Details) (form, error) {
 	if a := d.Address; a != nil {
 		// An empty member clears it: the address is replaced as a whole.
 		f = append(f, form{
-			{"address[line1]", a.Line1}, {"address[line2]", a.Line2}, {"address[city]", a.City}, {"address[state]", a.State},
-			{"address[postal_code]", a.PostalCode}, {"address[country]", a.Country},
+			{"address[line1]", a.Line1},
+			{"address[line2]", a.Line2},
+			{"address[city]", a.City},
+			{"address[state]", a.State},
+			{"address[postal_code]", a.PostalCode},
+			{"address[country]", a.Country},
 		}...)
 	}
 	if len(f) == 0 {

@@ -498,8 +498,7 @@ func (p *Provider) Document(ctx context.Context, customerID, id string) (billing
 	if err != nil {
 		cancel()
 		// The URL is a bearer secret of its own: it stays out of the error.
-		var ue *url.Error
-		if errors.As(err, &ue) {
+		if ue, ok := errors.AsType[*url.Error](err); ok {
 			err = ue.Err
 		}
 		return fail("unreachable", err)

@@ -183,13 +183,15 @@ func (a *API) create(w http.ResponseWriter, r *http.Request) (body []byte, repla
 	keyHash, e := a.authenticate(r)
 	if e != nil {
 		if e.status == http.StatusUnauthorized {
-			w.Header().Set("WWW-Authenticate", `Bearer realm="billing portal"`)
+			w.Header().Set("Www-Authenticate", `Bearer realm="billing portal"`)
 		}
 		return nil, false, e
 	}
 	if r.URL.EscapedPath() != Path {
-		return nil, false, &apiError{status: http.StatusNotFound, Type: "invalid_request_error",
-			Message: "Unrecognized request URL (" + r.Method + "). This is a billing portal: it has POST " + Path + " and nothing else of Stripe's API. Use a separate client for it."}
+		return nil, false, &apiError{
+			status: http.StatusNotFound, Type: "invalid_request_error",
+			Message: "Unrecognized request URL (" + r.Method + "). This is a billing portal: it has POST " + Path + " and nothing else of Stripe's API. Use a separate client for it.",
+		}
 	}
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
@@ -279,8 +281,7 @@ func readForm(w http.ResponseWriter, r *http.Request) (url.Values, *apiError) {
 	}
 	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
-		var tooLarge *http.MaxBytesError
-		if errors.As(err, &tooLarge) {
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			return nil, &apiError{status: http.StatusRequestEntityTooLarge, Type: "invalid_request_error", Message: fmt.Sprintf("The body is over %d bytes.", maxBody)}
 		}
 		return nil, invalid("", "", "The body could not be read.")
@@ -374,9 +375,11 @@ func (a *API) validate(req *request) *apiError {
 		return invalid("", "return_url", "Not a valid return_url: its origin is not among those of return_to in the portal's configuration.")
 	case req.locale != "" && !slices.Contains(locales, req.locale):
 		return invalid("", "locale", "Invalid locale: must be one of %s.", strings.Join(locales[:len(locales)-1], ", "))
-	case req.configuration != "" && !(validConfiguration.MatchString(req.configuration) && slices.Contains(a.Configurations, req.configuration)):
-		return &apiError{status: http.StatusBadRequest, Type: "invalid_request_error", Code: "resource_missing", Param: "configuration",
-			Message: fmt.Sprintf("No such configuration: '%s'. The portal's named policies are: %s.", printable(req.configuration), cmp.Or(strings.Join(a.Configurations, ", "), "none"))}
+	case req.configuration != "" && (!validConfiguration.MatchString(req.configuration) || !slices.Contains(a.Configurations, req.configuration)):
+		return &apiError{
+			status: http.StatusBadRequest, Type: "invalid_request_error", Code: "resource_missing", Param: "configuration",
+			Message: fmt.Sprintf("No such configuration: '%s'. The portal's named policies are: %s.", printable(req.configuration), cmp.Or(strings.Join(a.Configurations, ", "), "none")),
+		}
 	case req.role != "" && !slices.Contains(policy.Roles, req.role):
 		return invalid("", "portal[role]", "Invalid portal[role]: must be one of %s.", strings.Join(policy.Roles, ", "))
 	}
@@ -482,8 +485,10 @@ func (a *API) replay(ctx context.Context, key []byte, request string) ([]byte, b
 func decodeSaved(value []byte, request string) ([]byte, bool, *apiError) {
 	var s saved
 	if err := json.Unmarshal(value, &s); err != nil || s.Request != request {
-		return nil, false, &apiError{status: http.StatusBadRequest, Type: "idempotency_error",
-			Message: "Keys for idempotent requests can only be used with the same parameters they were first used with."}
+		return nil, false, &apiError{
+			status: http.StatusBadRequest, Type: "idempotency_error",
+			Message: "Keys for idempotent requests can only be used with the same parameters they were first used with.",
+		}
 	}
 	return s.Response, true, nil
 }

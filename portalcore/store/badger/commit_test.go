@@ -129,7 +129,7 @@ func TestLargestUpdate(t *testing.T) {
 		most := 0
 		fill := func(n int) error {
 			return s.Update(t.Context(), func(tx store.Tx) error {
-				for most = 0; most < n; most++ {
+				for most = range n {
 					if err := tx.Put(store.Key(name, fmt.Sprintf("%06d", most)), make([]byte, value)); err != nil {
 						return err
 					}

@@ -59,7 +59,7 @@ func addressOf(a billing.Address) any {
 }
 
 func (v *view) customer(c sandbox.Customer, x expansions, at string) (any, error) {
-	var pm any = orNull(c.DefaultPaymentMethod)
+	pm := orNull(c.DefaultPaymentMethod)
 	if c.DefaultPaymentMethod != "" && x[at+"invoice_settings.default_payment_method"] {
 		m, err := v.l.PaymentMethod(v.ctx, c.DefaultPaymentMethod)
 		if err != nil {
@@ -276,9 +276,10 @@ func (v *view) paymentIntent(p sandbox.PaymentIntent) object {
 
 func (v *view) session(s sandbox.CheckoutSession, x expansions, at string) object {
 	status := "requires_payment_method"
-	if s.Status == sandbox.SessionComplete {
+	switch s.Status {
+	case sandbox.SessionComplete:
 		status = "succeeded"
-	} else if s.Status == sandbox.SessionExpired {
+	case sandbox.SessionExpired:
 		status = "canceled"
 	}
 	var si any = s.SetupIntent

@@ -2,6 +2,7 @@ package stripetest
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -78,6 +79,7 @@ func (a args) nump(name string) *int64 {
 	}
 	return nil
 }
+
 func (a args) flagp(name string) *bool {
 	if b, ok := a[name].(bool); ok {
 		return &b
@@ -93,6 +95,7 @@ func (a args) at(name string) (t time.Time) {
 	}
 	return t
 }
+
 func (a args) strs(name string) []string {
 	var out []string
 	for _, x := range a.list(name) {
@@ -248,9 +251,7 @@ func expansionsOf(asked []any, can []string) (any, *sandbox.Error) {
 
 // paged adds the parameters of a list whose objects can expand properties.
 func paged(m map[string]*spec, properties ...string) map[string]*spec {
-	for k, s := range map[string]*spec{"limit": num, "starting_after": str, "ending_before": str, "expand": expands(properties...)} {
-		m[k] = s
-	}
+	maps.Copy(m, map[string]*spec{"limit": num, "starting_after": str, "ending_before": str, "expand": expands(properties...)})
 	return m
 }
 
