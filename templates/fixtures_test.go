@@ -326,9 +326,6 @@ var messageKinds = []string{
 	"busy", "bad_request", "too_large", "method_not_allowed", "too_many", "error", "unavailable", "provider_down", "provider_down_nothing_sent", "form_aged", "refused",
 }
 
-//go:fix inline
-func ptr[T any](v T) *T { return new(v) }
-
 // stripeExponent is enough of a provider's table for the fixtures.
 func stripeExponent(currency string) int {
 	switch currency {
