@@ -279,12 +279,16 @@ func startDemoPortal(dir, listen string, ready demoReady, quiet bool) error {
 	if _, err := store.LoadOrCreateSealKeyFile(storeDir + ".seal_key"); err != nil {
 		return err
 	}
+	logo := filepath.Join(dir, "logo.svg")
+	if err := os.WriteFile(logo, demo.Logo(), 0o600); err != nil {
+		return err
+	}
 	handler := &Handler{Tenant: Tenant{
 		Name: demoTenant, Origin: ready.Portal, APIKeys: []string{"{env." + demoKeyVariable + "}"},
 		ProviderRaw: caddyconfig.JSONModuleObject(SandboxProvider{DataDir: filepath.Join(dir, "sandbox")}, "name", "sandbox", nil),
 		ReturnTo:    []string{ready.VendorApp + "/settings"},
 		Policy:      []Rule{{Verdict: string(policy.Allow), Actions: policy.Actions}},
-		Brand:       &Brand{Name: "Acme Boards", HelpURL: "mailto:help@acme.example"},
+		Brand:       &Brand{Name: "Acme Boards", Logo: logo, HelpURL: "mailto:help@acme.example"},
 	}}
 	app := &App{StoreRaw: caddyconfig.JSONModuleObject(BadgerStorage{Directory: storeDir}, "module", "badger", nil)}
 	server := &caddyhttp.Server{

@@ -21,6 +21,15 @@ import (
 //go:embed pages.html app.css icon.svg
 var files embed.FS
 
+// Logo is the vendor's logo, an SVG.
+func Logo() []byte {
+	b, err := files.ReadFile("icon.svg")
+	if err != nil {
+		panic(err) // it is embedded
+	}
+	return b
+}
+
 // Customer is somebody who can sign in. There are no passwords in a demo.
 type Customer struct {
 	ID    string `json:"id"` // at the payment provider
