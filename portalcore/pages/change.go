@@ -334,7 +334,7 @@ func (v *visit) cancelPage() {
 	if !ok {
 		return
 	}
-	subs := l.cancellable()
+	subs := cancellable(l.acct)
 	id := v.form[fieldSubscription]
 	var sub *billing.Subscription
 	switch {
@@ -365,7 +365,7 @@ func (v *visit) cancelPage() {
 		return
 	}
 	l.undated()
-	l.page.BackTo, l.page.Body, l.page.CancelURL = "overview", body, ""
+	l.page.BackTo, l.page.Body = "overview", body
 	l.show(http.StatusOK)
 }
 

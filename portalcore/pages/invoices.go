@@ -55,7 +55,7 @@ func (v *visit) invoices() {
 		return
 	}
 	l := &look{visit: v, acct: &billing.Account{}, cat: v.catalogue(), page: &templates.Page{
-		Section: "invoices", SignedIn: true, Customer: v.knownName(), ReturnURL: v.backURL(),
+		Section: "invoices", SignedIn: true, Customer: v.knownName(), ReturnURL: v.backURL(), CancelURL: v.knownCancelURL(),
 	}}
 	if f.err == nil {
 		var ok bool

@@ -104,7 +104,7 @@ func (v *visit) look(section string, snap account.Snapshot) (*look, bool) {
 	}
 	l.page = &templates.Page{
 		Section: section, SignedIn: true, Customer: customerName(l.acct), ReturnURL: v.backURL(),
-		CancelURL: l.cancelURL(), AsOf: l.acct.AsOf, Stale: snap.Stale,
+		CancelURL: cancelURL(l.acct), AsOf: l.acct.AsOf, Stale: snap.Stale,
 		RefreshHref: v.r.URL.Path + "?" + refreshField + "=1",
 	}
 	return l, true
@@ -376,20 +376,36 @@ func (l *look) going() []*billing.Subscription {
 	return out
 }
 
-func (l *look) cancellable() []*billing.Subscription {
-	return slices.DeleteFunc(l.going(), func(s *billing.Subscription) bool { return !s.Ends().IsZero() })
+// cancellable are the subscriptions that go on.
+func cancellable(acct *billing.Account) []*billing.Subscription {
+	var out []*billing.Subscription
+	for i := range acct.Subscriptions {
+		if s := &acct.Subscriptions[i]; !s.Ended() && s.Ends().IsZero() {
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 // cancelURL is the footer's way out. It is there for those who may not cancel
 // too: the page says why.
-func (l *look) cancelURL() string {
-	switch subs := l.cancellable(); len(subs) {
+func cancelURL(acct *billing.Account) string {
+	switch subs := cancellable(acct); len(subs) {
 	case 0:
 		return ""
 	case 1:
 		return withSubscription(pathCancel, subs[0].ID)
 	}
 	return templates.PathOverview
+}
+
+// knownCancelURL is the footer's way out on pages that are not drawn from the
+// account: as the account was last known.
+func (v *visit) knownCancelURL() string {
+	if s, ok := v.Corridor.Accounts.Peek(v.sess.Customer); ok && v.signedIn {
+		return cancelURL(&s.Account)
+	}
+	return ""
 }
 
 func (l *look) pays(s *billing.Subscription) *billing.PaymentMethod {

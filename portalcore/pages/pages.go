@@ -464,7 +464,7 @@ func (v *visit) message(status int, m templates.Message) {
 	}
 	locale := v.locale("")
 	if v.signedIn {
-		page.Customer = v.knownName()
+		page.Customer, page.CancelURL = v.knownName(), v.knownCancelURL()
 		if s, ok := v.Corridor.Accounts.Peek(v.sess.Customer); ok {
 			locale = v.locale(s.Account.Customer.Locale)
 		}

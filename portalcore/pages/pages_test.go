@@ -271,6 +271,24 @@ func TestBodies(t *testing.T) {
 	}
 }
 
+// TestCancelIsAlwaysThere holds that the way out stands in the footer of every
+// page of somebody who has a plan, errors included.
+func TestCancelIsAlwaysThere(t *testing.T) {
+	e := newEnv(t)
+	b := e.signedIn("cus_a")
+	b.get("/")
+	for _, path := range []string{"/", "/plan", "/cancel?subscription=sub_a", "/payment", "/payment/add", "/details/name", "/invoices", "/no-such-page", "/cancel?subscription=sub_b"} {
+		w := b.get(path)
+		_, footer, ok := strings.Cut(w.Body.String(), "<footer")
+		if !ok || !strings.Contains(footer, `href="/cancel?subscription=sub_a"`) {
+			t.Errorf("%s (%d): no way out in the footer", path, w.Code)
+		}
+	}
+	if w := (&browser{env: e}).get("/no-such-page"); strings.Contains(w.Body.String(), "/cancel") {
+		t.Error("somebody who is not signed in is shown a way to cancel")
+	}
+}
+
 func TestPanic(t *testing.T) {
 	e := newEnv(t)
 	b := e.signedIn("cus_a")

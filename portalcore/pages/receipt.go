@@ -43,7 +43,7 @@ func (v *visit) receipt() {
 		}
 	} else {
 		l = &look{visit: v, acct: &billing.Account{}, cat: v.catalogue(), busy: map[string]string{}}
-		l.page = &templates.Page{Section: sectionOf(i.Action.Kind), SignedIn: true, Customer: v.knownName(), ReturnURL: v.backURL()}
+		l.page = &templates.Page{Section: sectionOf(i.Action.Kind), SignedIn: true, Customer: v.knownName(), ReturnURL: v.backURL(), CancelURL: v.knownCancelURL()}
 	}
 	body, err := l.receiptBody(&i)
 	if err != nil {
