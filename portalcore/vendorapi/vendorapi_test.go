@@ -43,7 +43,7 @@ type world struct {
 	mu     sync.Mutex
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	sealer, err := store.NewSealer(make([]byte, 32))
 	if err != nil {
@@ -120,7 +120,7 @@ func (w *world) post(t *testing.T, form url.Values, edit func(*http.Request)) (*
 	return res, body
 }
 
-func (w *world) claims(t *testing.T, sessionURL string) link.Claims {
+func (w *world) claims(t testing.TB, sessionURL string) link.Claims {
 	t.Helper()
 	token, ok := strings.CutPrefix(sessionURL, origin+"/enter?token=")
 	if !ok {
@@ -391,4 +391,37 @@ func TestCheckKey(t *testing.T) {
 			t.Errorf("the error repeats the key: %v", err)
 		}
 	}
+}
+
+// FuzzMint sends any body: the answer is always one of Stripe's objects, and a
+// link that is made is for the customer that was looked up.
+func FuzzMint(f *testing.F) {
+	for _, s := range []string{
+		"customer=cus_1", "customer=cus_1&portal[permissions][]=cancel", "customer=cus_1&portal[permissions][0]=", "customer[]=cus_1",
+		"customer=cus_1&customer=cus_2", "%", "customer=cus_1&portal[actor][name]=%00", "customer=cus_1;locale=de", "=&=", "customer=cus_1&locale=auto&return_url=",
+	} {
+		f.Add(s)
+	}
+	w := newWorld(f)
+	f.Fuzz(func(t *testing.T, body string) {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, origin+vendorapi.Path, strings.NewReader(body))
+		r.Header.Set("Authorization", "Bearer "+key)
+		rec := httptest.NewRecorder()
+		w.server.Config.Handler.ServeHTTP(rec, r)
+		var answer struct {
+			URL   string
+			Error *struct{ Type, Message string }
+		}
+		if err := json.Unmarshal(rec.Body.Bytes(), &answer); err != nil {
+			t.Fatalf("%d %q: %v", rec.Code, rec.Body, err)
+		}
+		switch {
+		case rec.Code == http.StatusOK:
+			if c := w.claims(t, answer.URL); c.Subject != "cus_1" {
+				t.Fatalf("a link for %q", c.Subject)
+			}
+		case rec.Code >= 500 || answer.Error == nil || answer.Error.Message == "":
+			t.Fatalf("%d %s", rec.Code, rec.Body)
+		}
+	})
 }
