@@ -142,7 +142,13 @@ func New(o Options) (*Portal, error) {
 // CheckTenant is the part of New that needs neither store nor provider: what
 // can be said of a config before anything is opened.
 func CheckTenant(t Tenant) error {
-	_, _, err := checkTenant(t)
+	t, _, err := checkTenant(t)
+	if err != nil {
+		return err
+	}
+	// A bad page or theme is found before anything is opened, too; New draws with
+	// its own.
+	_, err = t.renderer(billing.Capabilities{Name: "provider", Exponent: func(string) int { return 2 }})
 	return err
 }
 

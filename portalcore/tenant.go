@@ -8,8 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"net/netip"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -128,7 +126,7 @@ var (
 // checkTenant checks t, fills its defaults in and compiles its policies.
 func checkTenant(t Tenant) (Tenant, map[string]*policy.Policy, error) {
 	fail := func(err error) (Tenant, map[string]*policy.Policy, error) { return Tenant{}, nil, err }
-	origin, err := checkOrigin(t.Origin)
+	origin, err := pages.ParseOrigin(t.Origin)
 	if err != nil {
 		return fail(err)
 	}
@@ -194,11 +192,6 @@ func checkTenant(t Tenant) (Tenant, map[string]*policy.Policy, error) {
 	if len(t.Brand.Logo) > 0 && !slices.Contains([]string{"image/svg+xml", "image/png", "image/webp"}, t.Brand.LogoType) {
 		return fail(fmt.Errorf("brand: logo of type %q: want an svg, png or webp file", t.Brand.LogoType))
 	}
-	// The pages and the theme are parsed here too, so that a bad one is found
-	// before anything is opened.
-	if _, err := t.renderer(billing.Capabilities{Name: "provider", Exponent: func(string) int { return 2 }}); err != nil {
-		return fail(err)
-	}
 	return t, policies, nil
 }
 
@@ -216,34 +209,4 @@ func (t *Tenant) planKeys() ([]string, error) {
 	}
 	_, err := billing.NewCatalogue(plans)
 	return keys, err
-}
-
-// checkOrigin checks a portal's origin: what a browser's Origin header says,
-// letter by letter.
-func checkOrigin(s string) (*url.URL, error) {
-	if s == "" {
-		return nil, errors.New("origin is required: the portal's own, like https://billing.example.com")
-	}
-	u, err := url.Parse(s)
-	if err != nil || u.Scheme+"://"+u.Host != s || u.Host == "" || s != strings.ToLower(s) {
-		return nil, fmt.Errorf("origin %q: want scheme and host (and port) in lower case and nothing else, like https://billing.example.com", s)
-	}
-	if p := u.Port(); p == "" && strings.HasSuffix(u.Host, ":") || u.Scheme == "https" && p == "443" || u.Scheme == "http" && p == "80" {
-		return nil, fmt.Errorf("origin %q: leave the default port out, as browsers do", s)
-	}
-	switch {
-	case u.Scheme == "https":
-	case u.Scheme == "http" && isLoopback(u.Hostname()):
-	default:
-		return nil, fmt.Errorf("origin %q: want https (http only on localhost, for trying out)", s)
-	}
-	return u, nil
-}
-
-func isLoopback(host string) bool {
-	if host == "localhost" {
-		return true
-	}
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.IsLoopback()
 }

@@ -111,7 +111,7 @@ func New(o Options) (*Pages, error) {
 			return nil, fmt.Errorf("pages: Options.%s is missing", name)
 		}
 	}
-	u, err := parseOrigin(o.Origin)
+	u, err := ParseOrigin(o.Origin)
 	if err != nil {
 		return nil, err
 	}

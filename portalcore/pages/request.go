@@ -213,24 +213,28 @@ func parseQuantity(s string) (int64, bool) {
 	return n, err == nil
 }
 
-// parseOrigin reads an origin: scheme, host and port, nothing more.
-func parseOrigin(s string) (*url.URL, error) {
+// ParseOrigin checks a portal's origin: what a browser's Origin header says,
+// letter by letter; https, or http on this machine.
+func ParseOrigin(s string) (*url.URL, error) {
+	if s == "" {
+		return nil, errors.New("origin is required: the portal's own, like https://billing.example.com")
+	}
 	u, err := url.Parse(s)
-	if err != nil || u.Host == "" || u.Scheme+"://"+u.Host != s || s != strings.ToLower(s) {
-		return nil, fmt.Errorf("pages: origin %q must be scheme, host and port in lower case, as in https://billing.example.com", s)
+	if err != nil || u.Scheme+"://"+u.Host != s || u.Host == "" || s != strings.ToLower(s) {
+		return nil, fmt.Errorf("origin %q: want scheme and host (and port) in lower case and nothing else, like https://billing.example.com", s)
+	}
+	if p := u.Port(); p == "" && strings.HasSuffix(u.Host, ":") || u.Scheme == "https" && p == "443" || u.Scheme == "http" && p == "80" {
+		return nil, fmt.Errorf("origin %q: leave the default port out, as browsers do", s)
 	}
 	if u.Scheme != "https" && (u.Scheme != "http" || !loopback(u.Hostname())) {
-		return nil, fmt.Errorf("pages: origin %q must be https, or http on a loopback host", s)
+		return nil, fmt.Errorf("origin %q: want https (http only on localhost, for trying out)", s)
 	}
 	return u, nil
 }
 
 func loopback(host string) bool {
-	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
-		return true
-	}
 	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // webURL reports whether a browser may be sent to s: https, or http on a
@@ -250,7 +254,7 @@ func webURL(s string) (*url.URL, bool) {
 	if err != nil || u.User != nil || u.Opaque != "" || u.Hostname() == "" {
 		return nil, false
 	}
-	if u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname()) {
+	if u.Scheme == "https" || u.Scheme == "http" && (loopback(u.Hostname()) || strings.HasSuffix(u.Hostname(), ".localhost")) {
 		return u, true
 	}
 	return nil, false

@@ -31,6 +31,7 @@ import (
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 	"github.com/portalcore/caddy-billing-portal/portalcore/link"
 	"github.com/portalcore/caddy-billing-portal/portalcore/policy"
+	"github.com/portalcore/caddy-billing-portal/portalcore/session"
 	"github.com/portalcore/caddy-billing-portal/portalcore/store"
 )
 
@@ -505,18 +506,14 @@ func (a *API) session(ctx context.Context, req request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var guard store.Guard
-	err = a.Store.View(ctx, func(tx store.Tx) (err error) {
-		guard, err = store.ReadGuard(tx)
-		return err
-	})
+	generation, err := session.Generation(ctx, a.Store)
 	if err != nil {
 		return nil, err
 	}
 	now := a.Now().UTC().Truncate(time.Second)
 	token, err := a.Sign(link.Claims{
 		Issuer: a.Issuer, Audience: a.Origin, Subject: req.customer,
-		IssuedAt: now, Expires: now.Add(link.MaxLifetime), ID: jti, Generation: guard.Generation,
+		IssuedAt: now, Expires: now.Add(link.MaxLifetime), ID: jti, Generation: generation,
 		ReturnURL: req.returnURL, Locale: req.locale, Configuration: req.configuration,
 		Actor: req.actor, Role: req.role, Permissions: req.permissions,
 	})
