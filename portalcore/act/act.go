@@ -485,11 +485,12 @@ func (c *Corridor) preview(ctx context.Context, who Who, a billing.Action, at ti
 
 // notBusy says early that another change is being checked; begin decides.
 func (c *Corridor) notBusy(ctx context.Context, who Who, a billing.Action) error {
-	id, err := c.Journal.Busy(ctx, who.Customer, a.Object(who.Customer))
+	object := a.Object(who.Customer)
+	held, err := c.Journal.Busy(ctx, who.Customer, object)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNothingSent, err)
 	}
-	if id != "" {
+	if id := held[object]; id != "" {
 		return &journal.BusyError{Intent: id}
 	}
 	return nil

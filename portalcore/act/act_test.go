@@ -601,8 +601,8 @@ func TestFaults(t *testing.T) {
 				t.Fatalf("got %s (%s), %d sent, %v; want %s (%s), %d", i.State, i.Code, len(w.fake.sent), err, tt.now, tt.code, tt.sent)
 			}
 			if !i.State.Terminal() {
-				if busy, err := c.Journal.Busy(t.Context(), "cus_1", "sub_1a"); err != nil || busy != i.ID {
-					t.Errorf("the object is not locked: %q, %v", busy, err)
+				if busy, err := c.Journal.Busy(t.Context(), "cus_1", "sub_1a"); err != nil || busy["sub_1a"] != i.ID {
+					t.Errorf("the object is not locked: %v, %v", busy, err)
 				}
 			}
 			for n := 0; w.count("") > 0; n++ {

@@ -607,13 +607,24 @@ func (j *Journal) List(ctx context.Context, customer string, limit int) ([]Inten
 	return list, err
 }
 
-// Busy returns the intent that holds an object of a customer, or "".
-func (j *Journal) Busy(ctx context.Context, customer, object string) (string, error) {
-	values, err := j.Store.GetAll(ctx, j.lockKey(customer, object))
-	if err != nil || values[0] == nil {
-		return "", err
+// Busy returns, in one read, the intents that hold objects of a customer, by
+// object. An object that nobody holds is not in it.
+func (j *Journal) Busy(ctx context.Context, customer string, objects ...string) (map[string]string, error) {
+	keys := make([][]byte, len(objects))
+	for n, o := range objects {
+		keys[n] = j.lockKey(customer, o)
 	}
-	return string(values[0]), nil
+	values, err := j.Store.GetAll(ctx, keys...)
+	if err != nil {
+		return nil, err
+	}
+	held := map[string]string{}
+	for n, v := range values {
+		if v != nil {
+			held[objects[n]] = string(v)
+		}
+	}
+	return held, nil
 }
 
 // StepKey is the idempotency key of step n of an intent.

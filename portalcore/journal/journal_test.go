@@ -153,8 +153,9 @@ func TestStates(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
-		busy, err := j.Busy(t.Context(), "cus", "sub")
-		if err != nil || (busy == "i") != locked || i.State != state || version(t, j) != v || i.Owner != owner {
+		held, err := j.Busy(t.Context(), "cus", "none", "sub")
+		busy := held["sub"]
+		if err != nil || (busy == "i") != locked || (len(held) == 1) != locked || i.State != state || version(t, j) != v || i.Owner != owner {
 			t.Errorf("%s: state %s, lock %q, version %d, owner %q, %v", what, i.State, busy, version(t, j), i.Owner, err)
 		}
 	}

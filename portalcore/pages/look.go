@@ -85,22 +85,17 @@ func (v *visit) providerDown(err error) {
 
 // look starts a page of the account.
 func (v *visit) look(section string, snap account.Snapshot) (*look, bool) {
-	l := &look{visit: v, snap: snap, acct: &snap.Account, cat: v.catalogue(), busy: map[string]string{}}
+	l := &look{visit: v, snap: snap, acct: &snap.Account, cat: v.catalogue()}
 	objects := []string{v.sess.Customer}
 	for i := range l.acct.Subscriptions {
 		if s := &l.acct.Subscriptions[i]; !s.Ended() {
 			objects = append(objects, s.ID)
 		}
 	}
-	for _, o := range objects {
-		id, err := v.Corridor.Journal.Busy(v.r.Context(), v.sess.Customer, o)
-		if err != nil {
-			v.unavailable("reading locks", err)
-			return nil, false
-		}
-		if id != "" {
-			l.busy[o] = id
-		}
+	var err error
+	if l.busy, err = v.Corridor.Journal.Busy(v.r.Context(), v.sess.Customer, objects...); err != nil {
+		v.unavailable("reading locks", err)
+		return nil, false
 	}
 	l.page = &templates.Page{
 		Section: section, SignedIn: true, Customer: customerName(l.acct), ReturnURL: v.backURL(),
