@@ -21,7 +21,7 @@ const (
 
 // shell names the trees that put the portal together. They may import
 // everything; nothing below them may import them.
-var shell = []string{"caddymodule", "cmd", "demo", "e2e"}
+var shell = []string{"caddymodule", "cmd", "demo", "e2e", "simulator"}
 
 // caddyTrees names the only trees that import Caddy.
 var caddyTrees = []string{"caddymodule", "cmd"}
@@ -54,6 +54,7 @@ var beside = map[string][]string{
 	"portalcore/providertest":                     {"portalcore/billing", "portalcore/sandbox", "portalcore/sandbox/oracletest"},
 	"portalcore/store/badger":                     {"portalcore/store"},
 	"portalcore/store/postgres":                   {"portalcore/store"},
+	"portalcore/store/postgres/pgtest":            {},
 	"portalcore/store/storetest":                  {"portalcore/store"},
 	"portalcore/stripe/stripetest":                {"portalcore/billing", "portalcore/store", "portalcore/store/badger", "portalcore/sandbox", "portalcore/stripe"},
 	"portalcore/stripe/stripetest/cmd/stripetest": {"portalcore/stripe/stripetest", "portalcore/sandbox", "portalcore/store", "portalcore/store/badger"},

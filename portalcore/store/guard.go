@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -35,6 +36,12 @@ type Guard struct {
 
 	// Reason says, for operators, why the generation began.
 	Reason string `json:"reason"`
+	// Restored is when the store was last put back to an earlier state (a backup
+	// was restored), by the portal's clock; zero for never. What was revoked
+	// since that state may be back, and what was sent may stand as not sent:
+	// sessions and pinned previews from before it are over, and intents from
+	// before it are settled by reading the provider, never by sending again.
+	Restored time.Time `json:"restored"`
 }
 
 // StoreKey is the key of a record that belongs to the store itself. Its first
@@ -76,6 +83,27 @@ func ReadGuard(tx Tx) (Guard, error) {
 		return Guard{}, errors.New("store: the amnesia guard is incomplete")
 	}
 	return g, nil
+}
+
+// MarkRestored begins a new generation because the store was put back to an
+// earlier state. Stores that see it for themselves call it when they open;
+// where only the operator can know (a PostgreSQL server that was recovered to a
+// point in time), the operator's command does.
+func MarkRestored(ctx context.Context, s Store, random io.Reader, now time.Time, reason string) (Guard, error) {
+	g, err := NewGuard(random, now, reason)
+	if err != nil {
+		return Guard{}, err
+	}
+	g.Restored = g.Cutoff
+	return g, s.Update(ctx, func(tx Tx) error { return WriteGuard(tx, g) })
+}
+
+// Next is NewGuard for a store that has a guard: what g says about restores
+// stays.
+func (g Guard) Next(random io.Reader, now time.Time, reason string) (Guard, error) {
+	next, err := NewGuard(random, now, reason)
+	next.Restored = g.Restored
+	return next, err
 }
 
 // WriteGuard replaces the guard. Only stores call it.
