@@ -39,6 +39,8 @@ install_missing() {
 	[ -n "$(command -v pdftotext || true)" ] || missing+=(poppler-utils)
 	[ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
 	[ -n "$(command -v gcc || true)" ] || missing+=(gcc libc6-dev) # the race detector links with it
+	compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
+	[ -n "$(command -v runuser || true)" ] || missing+=(util-linux) # PostgreSQL does not run as root
 	[ ${#missing[@]} -gt 0 ] || return 0
 
 	local root=()
