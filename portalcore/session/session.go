@@ -250,6 +250,20 @@ func BumpVersion(tx store.Tx, tenant, customer string) error {
 	return writeCustomer(tx, tenant, customer, rec)
 }
 
+// BumpIfKnown is BumpVersion for a customer that had a session before, and
+// reports whether that was so. A webhook about anybody else's account writes
+// nothing: nobody's page shows it.
+func BumpIfKnown(tx store.Tx, tenant, customer string) (bool, error) {
+	_, err := tx.Get(CustomerKey(tenant, customer))
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, BumpVersion(tx, tenant, customer)
+}
+
 // Version reads a customer's account version in the caller's transaction.
 func Version(tx store.Tx, tenant, customer string) (uint64, error) {
 	rec, err := ReadCustomer(tx, tenant, customer)

@@ -342,6 +342,36 @@ func TestRefresh(t *testing.T) {
 	}
 }
 
+func TestStrangersWriteNothing(t *testing.T) {
+	m, _ := newManager(t)
+	redeem(t, m, "cus_1", "")
+	bump := func(tenant, customer string) (known bool, version uint64) {
+		t.Helper()
+		if err := m.Store.Update(t.Context(), func(tx store.Tx) (err error) {
+			if known, err = session.BumpIfKnown(tx, tenant, customer); err != nil {
+				return err
+			}
+			version, err = session.Version(tx, tenant, customer)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return known, version
+	}
+	if known, version := bump(m.Tenant, "cus_1"); !known || version != 2 {
+		t.Errorf("a customer with a session: %v, version %d", known, version)
+	}
+	for _, stranger := range []struct{ tenant, customer string }{{m.Tenant, "cus_2"}, {"billing.other.example", "cus_1"}, {m.Tenant, ""}} {
+		if known, version := bump(stranger.tenant, stranger.customer); known || version != 0 {
+			t.Errorf("%q at %q: %v, version %d", stranger.customer, stranger.tenant, known, version)
+		}
+		values, err := m.Store.GetAll(t.Context(), session.CustomerKey(stranger.tenant, stranger.customer))
+		if err != nil || values[0] != nil {
+			t.Errorf("%q at %q has a record now: %s, %v", stranger.customer, stranger.tenant, values[0], err)
+		}
+	}
+}
+
 func TestOwnKeysLastAndRotate(t *testing.T) {
 	m, c := newManager(t)
 	keys := func() []link.Key {
