@@ -25,6 +25,12 @@ var (
 	// records carry their writer's id for that reason.
 	ErrUnknown = errors.New("store: outcome of the commit is unknown")
 
+	// ErrUnavailable says that the store cannot take writes, or cannot be
+	// reached, at the moment: its disk is nearly full, its server is down.
+	// Nothing was changed. It may pass by itself, so try again later; answer
+	// 503 until then.
+	ErrUnavailable = errors.New("store: not available at the moment")
+
 	// ErrClosed says that the store was closed.
 	ErrClosed = errors.New("store: closed")
 

@@ -241,7 +241,7 @@ func TestDiskFull(t *testing.T) {
 	var left atomic.Uint64
 	left.Store(minFree - 1)
 	s.free = func(string) (uint64, bool) { return left.Load(), true }
-	if err := s.Update(t.Context(), put("a", "1")); !errors.Is(err, ErrDiskFull) {
+	if err := s.Update(t.Context(), put("a", "1")); !errors.Is(err, ErrDiskFull) || !errors.Is(err, store.ErrUnavailable) {
 		t.Errorf("update on a full disk: %v", err)
 	}
 	if got, err := s.GetAll(t.Context(), store.Key("a")); err != nil || got[0] != nil {

@@ -25,8 +25,8 @@ var (
 
 	// ErrDiskFull says that the file system has too little room left. Badger
 	// writes through memory maps: on a full disk the whole process dies, so
-	// the store stops writing before.
-	ErrDiskFull = errors.New("store: disk is nearly full; free some space")
+	// the store stops writing before. It wraps store.ErrUnavailable.
+	ErrDiskFull = fmt.Errorf("%w: the disk is nearly full; free some space", store.ErrUnavailable)
 
 	errTxDone = errors.New("store: transaction used after its function returned")
 )
