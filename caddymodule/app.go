@@ -114,6 +114,8 @@ func (a *App) Provision(ctx caddy.Context) error {
 		}
 	} else if len(a.PreviousSealKeys) > 0 {
 		return errors.New("previous_seal_keys needs seal_key, the key to seal with from now on")
+	} else if a.storage.NeedsSealKey() {
+		return fmt.Errorf("store %s needs seal_key, the same for all nodes: make one with openssl rand -hex 32 and give a placeholder like {env.PORTAL_SEAL_KEY} or {file./path}", storeKind(a.storage))
 	}
 	for i, raw := range a.PreviousSealKeys {
 		key, err := readSealKey(previousSealKey(i), raw)
@@ -124,6 +126,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	return nil
 }
+
+// storeKind is the name of a store's module, as in "store badger".
+func storeKind(s Storage) string { return s.CaddyModule().ID.Name() }
 
 // previousSealKey is what errors call the previous key at index i.
 func previousSealKey(i int) string { return fmt.Sprintf("seal_key: previous key %d", i+1) }

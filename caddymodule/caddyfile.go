@@ -70,7 +70,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	return block(d, "the global option billing_portal", subdirectives{
 		"store": {once, func() error {
-			raw, err := guest[Storage](d, "store", "billing_portal.stores.", "module", map[string]string{"postgres": "store postgres is not supported in this version: use store badger"})
+			raw, err := guest[Storage](d, "store", "billing_portal.stores.", "module")
 			a.StoreRaw = raw
 			return err
 		}},
@@ -162,7 +162,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"origin": {once, func() error { return oneArg(d, &t.Origin) }},
 		"name":   {once, func() error { return oneArg(d, &t.Name) }},
 		"provider": {once, func() error {
-			raw, err := guest[ProviderModule](d, "provider", "billing_portal.providers.", "name", nil)
+			raw, err := guest[ProviderModule](d, "provider", "billing_portal.providers.", "name")
 			t.ProviderRaw = raw
 			return err
 		}},
@@ -524,14 +524,11 @@ func durationArg(d *caddyfile.Dispenser, to *caddy.Duration) error {
 }
 
 // guest reads a module of another namespace: "provider stripe { … }".
-func guest[T any](d *caddyfile.Dispenser, what, namespace, inlineKey string, refused map[string]string) ([]byte, error) {
+func guest[T any](d *caddyfile.Dispenser, what, namespace, inlineKey string) ([]byte, error) {
 	if !d.NextArg() {
 		return nil, d.Errf("%s takes the name of a module: %s", what, guests(namespace))
 	}
 	name := d.Val()
-	if why, ok := refused[name]; ok {
-		return nil, d.Errf("%s", why)
-	}
 	if _, err := caddy.GetModule(namespace + name); err != nil {
 		return nil, d.Errf("there is no %s %q in this build of Caddy: there is %s", what, name, guests(namespace))
 	}

@@ -179,7 +179,6 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"store twice", "{\nbilling_portal {\nstore badger /a\nstore badger /b\n}\n}", "billing_portal has store twice"},
 		{"store without", "{\nbilling_portal {\nstore\n}\n}", "store takes the name of a module: badger"},
 		{"store unknown", "{\nbilling_portal {\nstore redis\n}\n}", `there is no store "redis" in this build of Caddy: there is badger`},
-		{"postgres", "{\nbilling_portal {\nstore postgres {env.DATABASE_URL}\n}\n}", "store postgres is not supported in this version"},
 		{"badger arguments", "{\nbilling_portal {\nstore badger /a /b\n}\n}", "store badger takes at most one argument"},
 		{"badger block", "{\nbilling_portal {\nstore badger {\ndir /a\n}\n}\n}", "store badger has no subdirectives"},
 		{"seal key literal", "{\nbilling_portal {\nseal_key " + canary + "\n}\n}", "seal_key stands in the config itself"},

@@ -28,8 +28,13 @@ func init() {
 // billing_portal.stores. A module only says what to open; the app opens it
 // when it starts, shares it over reloads, and closes it.
 type Storage interface {
+	caddy.Module
+	// NeedsSealKey is true where the values leave this machine, so that a key
+	// generated on it would be lost to all others: the app then refuses a config
+	// without seal_key.
+	NeedsSealKey() bool
 	// Resource names what the store has for itself while it is open, so that
-	// two configs that mean the same store share it: an absolute path. Settings
+	// two configs that mean the same store share it: an absolute path, or the database without credentials. Settings
 	// that can change while it is open are no part of it. It is called when the
 	// app starts.
 	Resource() (string, error)
@@ -111,6 +116,9 @@ func (b *BadgerStorage) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	return nil
 }
+
+// NeedsSealKey is false: a key is generated beside the directory.
+func (*BadgerStorage) NeedsSealKey() bool { return false }
 
 // Resource is the absolute directory without symbolic links. It makes the
 // directory.
