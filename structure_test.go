@@ -48,8 +48,9 @@ var neighbours = map[[2]string]string{
 // ours. Providers and store implementations are here, so nothing of the main
 // line can import one: only the shell, stripetest and tests choose them.
 var beside = map[string][]string{
-	"portalcore/stripe":                           {"portalcore/billing"},
-	"portalcore/sandbox":                          {"portalcore/billing", "portalcore/store"},
+	"portalcore/stripe":                           {"portalcore/billing", "portalcore/stripe/event"},
+	"portalcore/stripe/event":                     {"portalcore/billing"},
+	"portalcore/sandbox":                          {"portalcore/billing", "portalcore/store", "portalcore/stripe/event"},
 	"portalcore/sandbox/oracletest":               {"portalcore/billing"},
 	"portalcore/providertest":                     {"portalcore/billing", "portalcore/sandbox", "portalcore/sandbox/oracletest"},
 	"portalcore/store/badger":                     {"portalcore/store"},

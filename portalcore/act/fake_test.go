@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -445,6 +446,10 @@ func (f *fake) waiting(step billing.Step, key string) billing.Result {
 		return billing.Result{State: billing.Processing}
 	}
 	return billing.Result{State: billing.AwaitingCustomer, GoTo: "https://provider.example/card", Until: f.pages[key].until, Reason: "enter_card"}
+}
+
+func (*fake) ParseEvent(http.Header, []byte, time.Time) (billing.Event, error) {
+	return billing.Event{}, billing.ErrNoWebhook
 }
 
 func (f *fake) Outcome(ctx context.Context, customer string, step billing.Step, key string, last *billing.Result) (billing.Outcome, billing.Result, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"time"
 )
 
@@ -60,7 +61,43 @@ type Provider interface {
 	// Result: in the same state while it still waits, Done once the customer has
 	// done their part; and NotApplied once they no longer can.
 	Outcome(ctx context.Context, customer string, step Step, key string, last *Result) (Outcome, Result, error)
+
+	// ParseEvent reads what the provider posted to the portal's webhook: header
+	// and body are those of the request, the body byte for byte. now is the
+	// portal's clock. It asks nobody. ErrNoWebhook where there is no secret to
+	// check with; an error that wraps ErrSignature where the request was not
+	// proven to be the provider's, and now; one that wraps ErrEvent where it is
+	// and cannot be read, or is not about this account. Errors hold no secret
+	// and no part of the body.
+	ParseEvent(header http.Header, body []byte, now time.Time) (Event, error)
 }
+
+// Event is the provider's word that something happened. It says "look again"
+// and nothing else: events come late, twice, in any order and sometimes never,
+// so nothing but the reason to read anew is taken from one.
+type Event struct {
+	// ID is the same however often the event is sent.
+	ID string
+	// Type is the provider's name of what happened: "invoice.paid".
+	Type string
+	// Customer is whose account it may have changed; "" where it changed
+	// nobody's, or nothing that the portal shows.
+	Customer string
+	Created  time.Time
+	LiveMode bool
+}
+
+var (
+	// ErrSignature says that a posted event was not proven to come from the
+	// provider just now: no signature, a wrong one, or one that is too old or
+	// from the future.
+	ErrSignature = errors.New("billing: event is not signed by the provider")
+	// ErrNoWebhook says that no secret to check events with is configured.
+	ErrNoWebhook = errors.New("billing: no webhook secret is configured")
+	// ErrEvent says that the provider signed what it posted, and it is not an
+	// event that this provider can be asked about.
+	ErrEvent = errors.New("billing: not an event of this account")
+)
 
 // Outcome is what a provider says about a step that was sent.
 type Outcome string

@@ -299,6 +299,10 @@ func (f *fake) Outcome(_ context.Context, id string, step billing.Step, key stri
 	return billing.OutcomeUnsure, billing.Result{}, nil
 }
 
+func (*fake) ParseEvent(http.Header, []byte, time.Time) (billing.Event, error) {
+	return billing.Event{}, billing.ErrNoWebhook
+}
+
 var _ billing.Provider = (*fake)(nil)
 
 // env is a portal's pages over a real store.

@@ -10,12 +10,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 	"github.com/portalcore/caddy-billing-portal/portalcore/store"
+	"github.com/portalcore/caddy-billing-portal/portalcore/stripe/event"
 )
 
 // The kinds of steps that Preview freezes. Their Params are the parameters of
@@ -39,17 +41,21 @@ type Provider struct {
 	ledger *Ledger
 	faults *Faults
 	pages  string
+	secret string
 }
 
 // ProviderOptions configure a Provider.
 type ProviderOptions struct {
 	// Pages is the URL under which the ledger's Pages are mounted.
 	Pages string
+	// WebhookSecret is what Webhooks signs events with. Default: none, and
+	// ParseEvent says billing.ErrNoWebhook.
+	WebhookSecret string
 }
 
 // NewProvider makes a provider over l. faults may be nil.
 func NewProvider(l *Ledger, faults *Faults, opts ProviderOptions) *Provider {
-	return &Provider{ledger: l, faults: faults, pages: strings.TrimSuffix(opts.Pages, "/")}
+	return &Provider{ledger: l, faults: faults, pages: strings.TrimSuffix(opts.Pages, "/"), secret: opts.WebhookSecret}
 }
 
 // Capabilities implements billing.Provider.
@@ -930,4 +936,13 @@ func invoiceOf(inv Invoice) billing.Invoice {
 }
 
 // Interface guard.
+// ParseEvent implements billing.Provider for the events that Webhooks sends.
+func (p *Provider) ParseEvent(header http.Header, body []byte, now time.Time) (billing.Event, error) {
+	o := event.Options{Now: now}
+	if p.secret != "" {
+		o.Secrets = []string{p.secret}
+	}
+	return event.Parse(header, body, o)
+}
+
 var _ billing.Provider = (*Provider)(nil)

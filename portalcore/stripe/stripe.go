@@ -28,6 +28,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
+	"github.com/portalcore/caddy-billing-portal/portalcore/stripe/event"
 )
 
 // Version is the API version that every request names, whatever the account's
@@ -69,6 +70,11 @@ type Options struct {
 	// Timeout bounds one read. Default 30 s, at most 80 s. Changes always have
 	// 80 s, as giving up early only makes their outcome unknown.
 	Timeout time.Duration
+	// WebhookSecrets are the signing secrets (whsec_…) of the endpoint that
+	// Stripe posts events to; two while one is rolled over. They are never
+	// logged and never part of an error. Default: none, and ParseEvent says
+	// billing.ErrNoWebhook.
+	WebhookSecrets []string
 }
 
 // DefaultFilesHosts are Stripe's hosts that serve invoice PDF files.
@@ -88,6 +94,7 @@ type Provider struct {
 	log      *zap.Logger
 	now      func() time.Time
 	timeout  time.Duration
+	webhooks []string
 }
 
 // New checks o and returns a Provider. It sends nothing.
@@ -112,8 +119,15 @@ func New(o Options) (*Provider, error) {
 	if o.Timeout < 0 || o.Timeout > writeTimeout {
 		return nil, fmt.Errorf("stripe: the timeout must be between 0 and %s", writeTimeout)
 	}
+	for _, secret := range o.WebhookSecrets {
+		if tail, ok := strings.CutPrefix(secret, "whsec_"); !ok || len(tail) < 16 || len(tail) > 255 ||
+			strings.ContainsFunc(tail, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			return nil, errors.New("stripe: a webhook secret must be the signing secret of the endpoint (whsec_…); copy it from the dashboard's webhooks page")
+		}
+	}
 	p := &Provider{
-		key: o.Key, base: u.Scheme + "://" + u.Host, loopback: loop, live: mode == "live",
+		webhooks: slices.Clone(o.WebhookSecrets),
+		key:      o.Key, base: u.Scheme + "://" + u.Host, loopback: loop, live: mode == "live",
 		log: o.Logger, now: o.Now, timeout: o.Timeout,
 		hosts: append(slices.Clone(DefaultFilesHosts), o.FilesHosts...),
 	}
@@ -152,6 +166,12 @@ func (p *Provider) Close() error {
 // Capabilities implements billing.Provider.
 func (p *Provider) Capabilities() billing.Capabilities {
 	return billing.Capabilities{Name: "Stripe", LiveMode: p.live, KeyWindow: KeyWindow, Exponent: Exponent}
+}
+
+// ParseEvent implements billing.Provider for Stripe's snapshot events.
+// Source: https://docs.stripe.com/webhooks.
+func (p *Provider) ParseEvent(header http.Header, body []byte, now time.Time) (billing.Event, error) {
+	return event.Parse(header, body, event.Options{Secrets: p.webhooks, LiveMode: p.live, Now: now})
 }
 
 func isLoopback(host string) bool {
