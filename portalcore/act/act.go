@@ -44,7 +44,8 @@ const (
 	// quiet is how long after the last sending "not applied" is believed: longer
 	// than the provider may still be working on the request.
 	quiet = 2 * time.Minute
-	// recoverAtOnce is how many intents recovery looks at a time.
+	// recoverAtOnce is how many intents recovery looks at at a time, where
+	// Corridor.AtOnce does not say.
 	recoverAtOnce = 4
 	// giveUp is when an intent that cannot be settled by reading goes to a
 	// person.
@@ -120,8 +121,12 @@ type Corridor struct {
 	Rand      io.Reader
 	Log       *zap.Logger
 
-	// pause waits between attempts, by the real clock where it is nil.
-	pause func(ctx context.Context, d time.Duration) error
+	// Pause waits between attempts until d has passed or ctx ended, by the real
+	// clock where it is nil.
+	Pause func(ctx context.Context, d time.Duration) error
+	// AtOnce is how many intents Recover looks at at a time. Zero means 4. With
+	// one it starts no goroutine.
+	AtOnce int
 }
 
 // Who acts: the session, the customer's account version that was read with it,
@@ -139,6 +144,9 @@ type Pin struct {
 	Account billing.Account `json:"-"` // as read for this preview; zero when read back
 	Created time.Time       `json:"created"`
 	Expires time.Time       `json:"expires"`
+	// Restored is the guard's Restored when the pin was made: a store that was
+	// put back since does not know what became of it.
+	Restored time.Time `json:"restored"`
 	// Moved is the sum that the customer saw before the numbers moved.
 	Moved  bool          `json:"moved,omitempty"`
 	Before billing.Money `json:"before"`
@@ -214,11 +222,15 @@ func (c *Corridor) pin(ctx context.Context, who Who, preview billing.Preview, be
 	if before != nil {
 		pin.Moved, pin.Before = true, *before
 	}
-	value, err := json.Marshal(pin)
-	if err != nil {
-		return Pin{}, err
-	}
 	err = c.Store.Update(ctx, func(tx store.Tx) error {
+		var err error
+		if pin.Restored, err = journal.Restored(tx); err != nil {
+			return err
+		}
+		value, err := json.Marshal(pin)
+		if err != nil {
+			return err
+		}
 		return store.PutExpiring(tx, c.Tenant, c.pinKey(who, nonce), value, pin.Expires.Add(time.Hour))
 	})
 	if err != nil {
@@ -232,16 +244,26 @@ func (c *Corridor) ReadPin(ctx context.Context, who Who, nonce string) (Pin, err
 	if !validNonce(nonce) {
 		return Pin{}, ErrNoPin
 	}
-	values, err := c.Store.GetAll(ctx, c.pinKey(who, nonce))
+	var value []byte
+	var restored time.Time
+	err := c.Store.View(ctx, func(tx store.Tx) (err error) {
+		if value, err = tx.Get(c.pinKey(who, nonce)); err == nil {
+			restored, err = journal.Restored(tx)
+		}
+		return err
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		return Pin{}, ErrNoPin
+	}
 	if err != nil {
 		return Pin{}, err
 	}
-	if values[0] == nil {
-		return Pin{}, ErrNoPin
-	}
 	var pin Pin
-	if err := json.Unmarshal(values[0], &pin); err != nil {
+	if err := json.Unmarshal(value, &pin); err != nil {
 		return Pin{}, fmt.Errorf("act: reading a preview: %w", err)
+	}
+	if !pin.Restored.Equal(restored) {
+		return Pin{}, ErrNoPin
 	}
 	pin.Nonce = nonce
 	if !c.Now().Before(pin.Expires) {

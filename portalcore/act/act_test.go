@@ -150,7 +150,7 @@ func TestOneNonceManyPostings(t *testing.T) {
 	for round := range 20 {
 		w := newWorld(t)
 		one, two := w.plain(), w.corridor("two", w.base, w.fake)
-		one.pause, two.pause = nil, nil
+		one.Pause, two.Pause = nil, nil
 		pin := prepare(t, one, who(1), change(1))
 		got := make([]Confirmed, 64)
 		var wg sync.WaitGroup
@@ -190,7 +190,7 @@ func TestSecondPostingAfterTheEffect(t *testing.T) {
 	var second Confirmed
 	var err error
 	w.fake.script = func(int, billing.Step) fault { return foreignError } // effect, no definite answer
-	c.pause = func(context.Context, time.Duration) error {
+	c.Pause = func(context.Context, time.Duration) error {
 		if second.Intent.ID == "" {
 			second, err = w.corridor("two", w.base, w.fake).Confirm(context.Background(), who(1), pin.Nonce)
 		}

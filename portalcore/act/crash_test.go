@@ -2,6 +2,7 @@ package act
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"testing"
@@ -397,4 +398,88 @@ func TestLiveIntentIsLeftAlone(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A store that was put back to an earlier state says that nothing was sent,
+// while it was: nothing is sent again and nothing counts as unsent; reading
+// settles it. A preview from before is no longer good for a confirmation.
+func TestRestoredStoreSendsNothing(t *testing.T) {
+	for name, sent := range map[string]bool{"sent in the lost time": true, "never sent": false} {
+		for steps := 1; steps <= 2; steps++ {
+			for back := range 3 { // how many of the journal's commits the backup has
+				t.Run(fmt.Sprintf("%s/%d steps/%d", name, steps, back), func(t *testing.T) {
+					w := newWorld(t)
+					w.fake.steps = func(_ string, a billing.Action) []billing.Step {
+						list := make([]billing.Step, steps)
+						for n := range list {
+							list[n] = billing.Step{Kind: fmt.Sprint("s", n), Object: a.Subscription}
+						}
+						return list
+					}
+					c := w.plain()
+					pin, err := c.Prepare(t.Context(), who(1), change(1))
+					if err != nil {
+						t.Fatal(err)
+					}
+					s := &backedUp{memory: w.base.(*memory), at: back}
+					c = w.corridor("one", s, w.fake)
+					if !sent {
+						w.fake.script = func(int, billing.Step) fault { return unknownBefore }
+					}
+					if _, err := c.Confirm(t.Context(), who(1), pin.Nonce); err != nil {
+						t.Fatal(err)
+					}
+					if s.copy == nil {
+						t.Fatal("not that many commits")
+					}
+					w.clock.Advance(time.Second)
+					w.base = &memory{data: s.copy}
+					if _, err := store.MarkRestored(t.Context(), w.base, rand.Reader, w.clock.Now(), "test"); err != nil {
+						t.Fatal(err)
+					}
+					c = w.corridor("two", w.base, w.fake)
+					c.Journal.Exclusive = true
+					_, _, before := w.fake.asked()
+					if _, err := c.Confirm(t.Context(), who(1), pin.Nonce); back == 0 && !errors.Is(err, ErrNoPin) {
+						t.Errorf("a preview from before: %v", err)
+					}
+					if _, err := c.Recover(t.Context(), true); err != nil {
+						t.Fatal(err)
+					}
+					for range 10 {
+						w.clock.Advance(3 * time.Minute)
+						if _, err := c.Recover(t.Context(), false); err != nil {
+							t.Fatal(err)
+						}
+					}
+					if _, _, after := w.fake.asked(); after != before {
+						t.Errorf("%d steps were sent after the store was put back", after-before)
+					}
+					for _, i := range w.intents() {
+						if err := w.settled(i); err != nil {
+							t.Error(err)
+						}
+						if i.State == journal.Cancelled || sent != (i.State == journal.Succeeded) {
+							t.Errorf("settled as %s", i.State)
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
+// backedUp keeps a copy of what was there before its n-th Update.
+type backedUp struct {
+	*memory
+	at   int
+	copy map[string][]byte
+}
+
+func (b *backedUp) Update(ctx context.Context, fn func(store.Tx) error) error {
+	if b.at == 0 {
+		b.copy = b.snapshot()
+	}
+	b.at--
+	return b.memory.Update(ctx, fn)
 }

@@ -580,7 +580,7 @@ func (w *world) corridor(process string, s store.Store, p billing.Provider) *Cor
 		},
 		Catalogue: func() *billing.Catalogue { return &cat },
 		Now:       w.clock.Now, Rand: rand.Reader, Log: zap.NewNop(),
-		pause: func(ctx context.Context, d time.Duration) error {
+		Pause: func(ctx context.Context, d time.Duration) error {
 			w.clock.Advance(d)
 			return ctx.Err()
 		},

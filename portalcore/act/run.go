@@ -1,6 +1,7 @@
 package act
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -117,14 +118,18 @@ func (c *Corridor) refusedInDoubt(ctx context.Context, i *journal.Intent, n int,
 func (c *Corridor) outcome(ctx context.Context, i *journal.Intent, n int) (billing.Outcome, billing.Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, executeTimeout)
 	defer cancel()
-	s := &i.Steps[n]
+	s := i.Steps[n]
+	if s.Refs == nil {
+		// Not noted as sent, in an intent that may only be read any more.
+		s.Refs, _ = refsFor(i, n)
+	}
 	return c.Provider.Outcome(ctx, i.Customer, s.Step, s.Key, s.Result)
 }
 
 // rest waits for d or for the end of ctx.
 func (c *Corridor) rest(ctx context.Context, d time.Duration) error {
-	if c.pause != nil {
-		return c.pause(ctx, d)
+	if c.Pause != nil {
+		return c.Pause(ctx, d)
 	}
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -191,12 +196,12 @@ func (c *Corridor) unsure(ctx context.Context, i *journal.Intent, n int, cause e
 // mayResend reports whether step n may be sent (again): never sent, or first
 // sent a short while ago, and not by a clock that went backwards since.
 func (c *Corridor) mayResend(i *journal.Intent, n int) bool {
+	if i.ReadOnly || i.State == journal.Reconciling {
+		return false
+	}
 	first := i.Steps[n].SentAt
 	if first.IsZero() {
 		return true
-	}
-	if i.State == journal.Reconciling {
-		return false
 	}
 	age := c.Now().Sub(first)
 	return age > -time.Minute && age < min(resend, c.Provider.Capabilities().KeyWindow)
@@ -283,7 +288,7 @@ func (c *Corridor) move(ctx context.Context, i journal.Intent) (journal.Intent, 
 	}
 	s := &i.Steps[n]
 	switch {
-	case s.SentAt.IsZero():
+	case s.SentAt.IsZero() && !i.ReadOnly:
 		// Between two steps: roll forward.
 		return c.run(ctx, i)
 	case s.Result == nil && c.mayResend(&i, n):
@@ -304,8 +309,11 @@ func (c *Corridor) move(ctx context.Context, i journal.Intent) (journal.Intent, 
 // applied writes down what a look showed, and goes on with the next step.
 func (c *Corridor) applied(ctx context.Context, i journal.Intent, n int, r billing.Result) (journal.Intent, error) {
 	more, err := c.answer(context.WithoutCancel(ctx), &i, n, r)
-	if err != nil || !more || n == len(i.Steps)-1 {
+	switch {
+	case err != nil || !more || n == len(i.Steps)-1:
 		return i, err
+	case i.ReadOnly:
+		return c.reconcile(ctx, i, n+1)
 	}
 	return c.run(ctx, i)
 }
@@ -348,6 +356,11 @@ func (c *Corridor) reconcile(ctx context.Context, i journal.Intent, n int) (jour
 // at what processes that are gone left behind. It returns how many intents it
 // looked at.
 func (c *Corridor) Recover(ctx context.Context, atStart bool) (int, error) {
+	if atStart {
+		if err := c.Journal.Index(ctx); err != nil {
+			return 0, err
+		}
+	}
 	refs, err := c.Journal.Due(ctx, 1000, atStart)
 	if err != nil {
 		return 0, err
@@ -355,7 +368,7 @@ func (c *Corridor) Recover(ctx context.Context, atStart bool) (int, error) {
 	// A few at a time: a provider that hangs on one customer's intent must not
 	// keep the others' waiting, nor be asked everything at once.
 	var looked atomic.Int64
-	slots := make(chan struct{}, recoverAtOnce)
+	slots := make(chan struct{}, cmp.Or(c.AtOnce, recoverAtOnce))
 	var working sync.WaitGroup
 	for _, ref := range refs {
 		if ctx.Err() != nil {
@@ -365,6 +378,10 @@ func (c *Corridor) Recover(ctx context.Context, atStart bool) (int, error) {
 			continue
 		}
 		looked.Add(1)
+		if c.AtOnce == 1 {
+			c.recoverOne(ctx, ref)
+			continue
+		}
 		slots <- struct{}{}
 		working.Go(func() {
 			defer func() { <-slots }()

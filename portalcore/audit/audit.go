@@ -17,7 +17,7 @@ type Record struct {
 	Customer string     `json:"customer"`
 	Actor    link.Actor `json:"actor"`
 	Role     string     `json:"role"`
-	// Event: "denied", "confirmed", "settled".
+	// Event: "denied", "confirmed", "settled", "settled_by_operator".
 	Event  string `json:"event"`
 	Action string `json:"action"`
 	Object string `json:"object,omitempty"`
@@ -25,6 +25,10 @@ type Record struct {
 	Intent    string `json:"intent,omitempty"`
 	State     string `json:"state,omitempty"`
 	RequestID string `json:"request_id,omitempty"`
+	// By and Note are the operator of a "settled_by_operator" and what they
+	// wrote; Actor is still the customer's.
+	By   string `json:"by,omitempty"`
+	Note string `json:"note,omitempty"`
 }
 
 func prefix(tenant, customer string) []byte { return store.Key(tenant, "audit", customer) }

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -118,6 +119,18 @@ type Intent struct {
 	// Stamp names the write that made this Rev: a writer whose commit's reply
 	// was lost sees by it whether the write is its own.
 	Stamp string `json:"stamp"`
+	// Restored is the guard's Restored when the intent was planned. Where the
+	// store's is another one, the store was put back since, and what happened
+	// after the backup is not known here. No clock takes part.
+	Restored time.Time `json:"restored"`
+	// ReadOnly is set, for good, on an open intent that a restored store
+	// brought back: steps that stand as not sent may have been, so none is sent
+	// any more.
+	ReadOnly bool `json:"read_only,omitempty"`
+	// SettledBy is the operator who settled a manual intent, and Note what they
+	// wrote about it.
+	SettledBy string `json:"settled_by,omitempty"`
+	Note      string `json:"note,omitempty"`
 }
 
 // Next is the index of the first step that is not done, or len(Steps).
@@ -148,6 +161,8 @@ var (
 	ErrMoved = errors.New("journal: intent was changed by somebody else")
 	// ErrLeased says that somebody else works on the intent right now.
 	ErrLeased = errors.New("journal: somebody else works on this intent")
+	// ErrNotManual says that an intent does not wait for a person.
+	ErrNotManual = errors.New("journal: this intent does not wait for an operator")
 )
 
 // BusyError is ErrBusy with the intent in the way.
@@ -185,6 +200,10 @@ type Journal struct {
 	Changed func(tx store.Tx, tenant, customer string) error
 	// Version is what Changed moves: the customer's account version.
 	Version func(tx store.Tx, tenant, customer string) (uint64, error)
+	// Settled is called in the transaction that ends an intent, and again in
+	// the one in which an operator settles a manual one. It must be pure, like
+	// every closure of the store, and leave the intent as it is. Optional.
+	Settled func(tx store.Tx, i *Intent) error
 }
 
 func (j *Journal) intentKey(customer, id string) []byte {
@@ -193,6 +212,16 @@ func (j *Journal) intentKey(customer, id string) []byte {
 
 func (j *Journal) lockKey(customer, object string) []byte {
 	return store.Key(j.Tenant, "lock", customer, object)
+}
+
+// openKey is the index of a customer's open intents.
+func (j *Journal) openKey(customer, id string) []byte {
+	return store.Key(j.Tenant, "open", customer, id)
+}
+
+// manualKey is the index of the intents that wait for an operator.
+func (j *Journal) manualKey(customer, id string) []byte {
+	return store.Key(j.Tenant, "manual", customer, id)
 }
 
 func (j *Journal) workKey(due time.Time, customer, id string) []byte {
@@ -257,12 +286,25 @@ func (j *Journal) Plan(ctx context.Context, i Intent, seen uint64) (_ Intent, cr
 			return err
 		}
 		got, created = i, true
+		if got.Restored, err = Restored(tx); err != nil {
+			return err
+		}
 		return j.put(tx, nil, &got)
 	})
 	if j.landed(ctx, err, &got) {
 		err = nil
 	}
 	return got, created, err
+}
+
+// Restored reads when the store was last put back to an earlier state; zero for
+// never.
+func Restored(tx store.Tx) (time.Time, error) {
+	g, err := store.ReadGuard(tx)
+	if errors.Is(err, store.ErrNotFound) {
+		return time.Time{}, nil // such a store accepts no link
+	}
+	return g.Restored, err
 }
 
 // Seen reads a customer's account version. What is decided on an account that
@@ -323,8 +365,8 @@ func (j *Journal) lease(i *Intent, now time.Time) {
 	i.Due = i.Lease
 }
 
-// put writes the intent and keeps its work entry at its due time. old is the
-// intent as it is in the store, or nil.
+// put writes the intent, keeps its work entry at its due time and the indexes
+// at its state. old is the intent as it is in the store, or nil.
 func (j *Journal) put(tx store.Tx, old, i *Intent) error {
 	if old != nil && !old.Due.IsZero() {
 		if err := tx.Delete(j.workKey(old.Due, old.Customer, old.ID)); err != nil {
@@ -342,10 +384,30 @@ func (j *Journal) put(tx store.Tx, old, i *Intent) error {
 	if err := tx.Put(j.intentKey(i.Customer, i.ID), value); err != nil {
 		return err
 	}
+	if err := j.index(tx, i, old != nil && old.State == Manual); err != nil {
+		return err
+	}
 	if i.Due.IsZero() {
 		return nil
 	}
 	return tx.Put(j.workKey(i.Due, i.Customer, i.ID), []byte(i.ID))
+}
+
+// index keeps the entries of an intent by its state. An open one's is written
+// every time: one that an earlier build wrote has none.
+func (j *Journal) index(tx store.Tx, i *Intent, wasManual bool) error {
+	open, manual := j.openKey(i.Customer, i.ID), j.manualKey(i.Customer, i.ID)
+	switch {
+	case !i.State.Terminal():
+		return tx.Put(open, []byte(i.ID))
+	case i.State == Manual:
+		if err := tx.Put(manual, []byte(i.ID)); err != nil {
+			return err
+		}
+	case wasManual:
+		return tx.Delete(manual)
+	}
+	return tx.Delete(open)
 }
 
 // write replaces the intent as the caller read it by what change makes of it.
@@ -366,6 +428,9 @@ func (j *Journal) write(ctx context.Context, i *Intent, change func(*Intent, tim
 			return err
 		}
 		change(&out, now)
+		if old.State.Terminal() && (old.State != Manual || out.SettledBy == "") {
+			return ErrMoved // settled is settled
+		}
 		out.Updated, out.Stamp = now, stamp
 		if out.State.Locks() {
 			if err := j.takeLock(tx, &out); err != nil {
@@ -382,12 +447,17 @@ func (j *Journal) write(ctx context.Context, i *Intent, change func(*Intent, tim
 				return err
 			}
 		}
-		if out.State.Terminal() && !old.State.Terminal() {
-			if err := j.audit(tx, &out, "settled", now); err != nil {
-				return err
-			}
+		if err := j.put(tx, &old, &out); err != nil || !out.State.Terminal() || out.State == old.State {
+			return err
 		}
-		return j.put(tx, &old, &out)
+		event := "settled"
+		if old.State == Manual {
+			event = "settled_by_operator"
+		}
+		if err := j.audit(tx, &out, event, now); err != nil || j.Settled == nil {
+			return err
+		}
+		return j.Settled(tx, &out)
 	})
 	if err != nil && !j.landed(ctx, err, &out) {
 		return err
@@ -400,7 +470,7 @@ func (j *Journal) audit(tx store.Tx, i *Intent, event string, now time.Time) err
 	return audit.Put(tx, j.Tenant, audit.Record{
 		ID: i.ID + "-" + event, Time: now, Customer: i.Customer, Actor: i.Actor, Role: i.Role,
 		Event: event, Action: string(i.Action.Kind), Object: i.Object, Intent: i.ID,
-		State: string(i.State), RequestID: i.RequestID,
+		State: string(i.State), RequestID: i.RequestID, By: i.SettledBy, Note: i.Note,
 	})
 }
 
@@ -424,7 +494,8 @@ func (j *Journal) Send(ctx context.Context, i *Intent, n int, refs map[string]st
 }
 
 // Done notes that step n took effect. The last step's settles the intent;
-// before that the intent stays Sent: the next step follows.
+// before that the intent stays Sent, and the next step follows; or, where it
+// may only be read any more, Reconciling.
 func (j *Journal) Done(ctx context.Context, i *Intent, n int, r billing.Result, differs bool) error {
 	return j.write(ctx, i, func(i *Intent, now time.Time) {
 		s := &i.Steps[n]
@@ -436,6 +507,9 @@ func (j *Journal) Done(ctx context.Context, i *Intent, n int, r billing.Result, 
 			return
 		}
 		i.State = Sent
+		if i.ReadOnly {
+			i.State = Reconciling
+		}
 		j.lease(i, now)
 	})
 }
@@ -490,6 +564,37 @@ func (j *Journal) Settle(ctx context.Context, i *Intent, state State, code strin
 	})
 }
 
+// maxNote is the longest note of an operator that is kept, in bytes.
+const maxNote = 1000
+
+// SettleManual ends an intent that waits for a person in the state that the
+// person found it in at the provider: Succeeded, Partial or NotApplied. by
+// names the operator, note says what they saw, at most 1,000 bytes of it.
+// ErrNotManual where the intent is in another state, store.ErrNotFound where
+// there is none.
+func (j *Journal) SettleManual(ctx context.Context, customer, id string, state State, by, note string) (Intent, error) {
+	switch {
+	case state != Succeeded && state != Partial && state != NotApplied:
+		return Intent{}, fmt.Errorf("journal: an operator settles an intent as %s, %s or %s, not as %q", Succeeded, Partial, NotApplied, state)
+	case by == "":
+		return Intent{}, errors.New("journal: say who settles the intent")
+	}
+	i, err := j.Get(ctx, customer, id)
+	if err != nil {
+		return Intent{}, err
+	}
+	if i.State != Manual {
+		return i, fmt.Errorf("%w: it is %s", ErrNotManual, i.State)
+	}
+	err = j.write(ctx, &i, func(i *Intent, _ time.Time) {
+		i.State, i.SettledBy, i.Note = state, by, note[:min(len(note), maxNote)]
+	})
+	if errors.Is(err, ErrMoved) { // another operator was faster
+		err = fmt.Errorf("%w: %w", ErrNotManual, err)
+	}
+	return i, err
+}
+
 func text(err error) string {
 	if err == nil {
 		return ""
@@ -499,9 +604,16 @@ func text(err error) string {
 }
 
 // Take gives the caller the intent to work on, or ErrLeased where somebody
-// else does.
+// else does. One that a restored store brought back is ReadOnly from then on.
 func (j *Journal) Take(ctx context.Context, customer, id string) (Intent, error) {
-	i, err := j.Get(ctx, customer, id)
+	var i Intent
+	var back time.Time
+	err := j.Store.View(ctx, func(tx store.Tx) (err error) {
+		if i, err = j.get(tx, customer, id); err == nil {
+			back, err = Restored(tx)
+		}
+		return err
+	})
 	if err != nil {
 		return Intent{}, err
 	}
@@ -511,8 +623,156 @@ func (j *Journal) Take(ctx context.Context, customer, id string) (Intent, error)
 	if !j.free(&i, j.Now()) {
 		return i, ErrLeased
 	}
-	err = j.write(ctx, &i, func(i *Intent, now time.Time) { j.lease(i, now) })
+	err = j.write(ctx, &i, func(i *Intent, now time.Time) {
+		j.lease(i, now)
+		if !i.Restored.Equal(back) && !i.ReadOnly {
+			readOnly(i, now)
+		}
+	})
 	return i, err
+}
+
+// readOnly notes that an intent is from before the store was put back: each
+// step that is not done may have been sent until now, whatever stands here.
+func readOnly(i *Intent, now time.Time) {
+	i.ReadOnly = true
+	for n := i.Next(); n < len(i.Steps); n++ {
+		s := &i.Steps[n]
+		if s.SentAt.IsZero() {
+			s.SentAt = now
+		}
+		s.LastSent = now
+	}
+	if i.State.Locks() {
+		i.State = Reconciling
+	}
+}
+
+// Wake makes a customer's open intents due now, in the caller's transaction,
+// except those that somebody works on: the provider said that something
+// changed. An intent's Rev stays, so that nobody who read it is disturbed.
+func (j *Journal) Wake(tx store.Tx, customer string, now time.Time) error {
+	list, err := j.indexed(tx, store.Key(j.Tenant, "open", customer), wakeAtOnce)
+	if err != nil {
+		return err
+	}
+	for _, i := range list {
+		if i.State.Terminal() || !j.free(&i, now) || !i.Due.After(now) {
+			continue
+		}
+		if err := tx.Delete(j.workKey(i.Due, i.Customer, i.ID)); err != nil {
+			return err
+		}
+		i.Due = now.UTC()
+		value, err := json.Marshal(i)
+		if err != nil {
+			return err
+		}
+		if err := tx.Put(j.intentKey(i.Customer, i.ID), value); err != nil {
+			return err
+		}
+		if err := tx.Put(j.workKey(i.Due, i.Customer, i.ID), []byte(i.ID)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wakeAtOnce bounds what one Wake writes; the others are looked at in turn.
+const wakeAtOnce = 20
+
+// indexed reads the intents that the entries under prefix name.
+func (j *Journal) indexed(tx store.Tx, prefix []byte, limit int) ([]Intent, error) {
+	entries, err := tx.Scan(prefix, nil, limit, false)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]Intent, 0, len(entries))
+	for _, e := range entries {
+		parts, ok := store.Parts(e.Key)
+		if !ok || len(parts) != 4 {
+			return nil, fmt.Errorf("journal: malformed key in an index: %q", e.Key)
+		}
+		i, err := j.get(tx, parts[2], parts[3])
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, i)
+	}
+	return list, nil
+}
+
+// Open lists a customer's intents that are not settled, the newest first.
+// Where there are more than limit it is not said which ones.
+func (j *Journal) Open(ctx context.Context, customer string, limit int) ([]Intent, error) {
+	return j.listed(ctx, store.Key(j.Tenant, "open", customer), limit)
+}
+
+// Manual lists the tenant's intents that wait for an operator, the newest
+// first. Where there are more than limit it is not said which ones.
+func (j *Journal) Manual(ctx context.Context, limit int) ([]Intent, error) {
+	return j.listed(ctx, store.Key(j.Tenant, "manual"), limit)
+}
+
+func (j *Journal) listed(ctx context.Context, prefix []byte, limit int) ([]Intent, error) {
+	var list []Intent
+	err := j.Store.View(ctx, func(tx store.Tx) (err error) {
+		list, err = j.indexed(tx, prefix, limit)
+		return err
+	})
+	slices.SortFunc(list, func(a, b Intent) int { return b.Created.Compare(a.Created) })
+	return list, err
+}
+
+// Index writes the entries of the indexes that intents of an earlier build
+// lack. It reads all of the tenant's intents the first time it is called on a
+// store and nothing after that.
+func (j *Journal) Index(ctx context.Context) error {
+	marker := store.Key(j.Tenant, "intents-indexed")
+	values, err := j.Store.GetAll(ctx, marker)
+	if err != nil || values[0] != nil {
+		return err
+	}
+	const page = 100
+	var from []byte
+	for {
+		var entries []store.Entry
+		err := j.Store.View(ctx, func(tx store.Tx) (err error) {
+			entries, err = tx.Scan(store.Key(j.Tenant, "intent"), from, page, false)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if err := j.indexAgain(ctx, e.Value); err != nil {
+				return err
+			}
+		}
+		if len(entries) < page {
+			break
+		}
+		from = append(entries[len(entries)-1].Key, 0)
+	}
+	return j.Store.Update(ctx, func(tx store.Tx) error { return tx.Put(marker, []byte{1}) })
+}
+
+// indexAgain writes an intent's entries as it is now.
+func (j *Journal) indexAgain(ctx context.Context, value []byte) error {
+	var old Intent
+	if err := json.Unmarshal(value, &old); err != nil {
+		return fmt.Errorf("journal: reading an intent: %w", err)
+	}
+	if old.State.Terminal() && old.State != Manual {
+		return nil
+	}
+	return j.Store.Update(ctx, func(tx store.Tx) error {
+		i, err := j.get(tx, old.Customer, old.ID)
+		if err != nil {
+			return err
+		}
+		return j.index(tx, &i, false)
+	})
 }
 
 // Leave gives an intent that was taken back as it is, to be looked at again at
