@@ -44,7 +44,7 @@ const (
 	// quiet is how long after the last sending "not applied" is believed: longer
 	// than the provider may still be working on the request.
 	quiet = 2 * time.Minute
-	// recoverAtOnce is how many intents recovery looks at at a time, where
+	// recoverAtOnce is how many intents recovery has in hand at a time, where
 	// Corridor.AtOnce does not say.
 	recoverAtOnce = 4
 	// giveUp is when an intent that cannot be settled by reading goes to a
@@ -124,7 +124,7 @@ type Corridor struct {
 	// Pause waits between attempts until d has passed or ctx ended, by the real
 	// clock where it is nil.
 	Pause func(ctx context.Context, d time.Duration) error
-	// AtOnce is how many intents Recover looks at at a time. Zero means 4. With
+	// AtOnce is how many intents Recover has in hand at a time. Zero means 4. With
 	// one it starts no goroutine.
 	AtOnce int
 }
