@@ -66,6 +66,8 @@ type App struct {
 	stop  context.CancelFunc
 	runs  sync.WaitGroup
 
+	store *sharedStore // from Start on, where there are sites
+
 	mu      sync.Mutex
 	holds   int // who needs what Start opened: the config, and each request
 	owned   bool
@@ -178,6 +180,7 @@ func (a *App) Start() error {
 	if err != nil {
 		return err
 	}
+	a.store = st
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	for name, s := range a.sites {

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -25,6 +26,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/portalcore/caddy-billing-portal/demo"
+	"github.com/portalcore/caddy-billing-portal/portalcore"
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 	"github.com/portalcore/caddy-billing-portal/portalcore/policy"
 	"github.com/portalcore/caddy-billing-portal/portalcore/sandbox"
@@ -34,30 +36,12 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "billing-portal",
-		Usage: "demo [--listen <host:port>] [--data-dir <directory>] [--json]",
-		Short: "Tries the billing portal out",
+		Usage: "demo | intents | sessions | events | status | backup | restore | restored",
+		Short: "Tries the billing portal out, and operates it",
 		CobraFunc: func(cmd *cobra.Command) {
-			sub := &cobra.Command{
-				Use:   "demo [--listen <host:port>] [--data-dir <directory>] [--json]",
-				Short: "Runs the portal with a sandbox provider and a small vendor app",
-				Long: `
-Runs the billing portal beside a small vendor app, on this machine only and
-without any account, configuration or real money. Open the URL it prints, sign
-in as one of the customers, and follow "Billing & payment" on the settings page.
-
-Nothing is kept unless --data-dir names a directory; the vendor app's sign-ins
-never are. With --json, standard
-output has one line when everything is ready: the URLs, the portal's API key,
-the customers, and "control", a door for tests: GET effects, GET intents,
-POST clock {"advance":"720h"}, POST fault {"on","times","kind","latency"}.
-`,
-				Args: cobra.NoArgs,
-				RunE: caddycmd.WrapCommandFuncForCobra(runDemo),
-			}
-			sub.Flags().String("listen", defaultDemoListen, "loopback address of the portal; the vendor app takes the next free port")
-			sub.Flags().String("data-dir", "", "directory to keep the portal's and the sandbox's data in; the vendor app's sign-ins end with the demo all the same (default: a temporary one, removed at the end)")
-			sub.Flags().Bool("json", false, "print one JSON line when ready, and nothing else, on standard output")
-			cmd.AddCommand(sub)
+			cmd.AddCommand(demoCommand())
+			cmd.AddCommand(operatorCommands()...)
+			helpOnly(cmd)
 		},
 	})
 }
@@ -71,6 +55,30 @@ const (
 	demoGrace       = 10 * time.Second
 	portsToTry      = 100
 )
+
+func demoCommand() *cobra.Command {
+	sub := &cobra.Command{
+		Use:   "demo [--listen <host:port>] [--data-dir <directory>] [--json]",
+		Short: "Runs the portal with a sandbox provider and a small vendor app",
+		Long: `
+Runs the billing portal beside a small vendor app, on this machine only and
+without any account, configuration or real money. Open the URL it prints, sign
+in as one of the customers, and follow "Billing & payment" on the settings page.
+
+Nothing is kept unless --data-dir names a directory; the vendor app's sign-ins
+never are. With --json, standard
+output has one line when everything is ready: the URLs, the portal's API key,
+the customers, and "control", a door for tests: GET effects, GET intents,
+POST clock {"advance":"720h"}, POST fault {"on","times","kind","latency"}.
+`,
+		Args: cobra.NoArgs,
+		RunE: caddycmd.WrapCommandFuncForCobra(runDemo),
+	}
+	sub.Flags().String("listen", defaultDemoListen, "loopback address of the portal; the vendor app takes the next free port")
+	sub.Flags().String("data-dir", "", "directory to keep the portal's and the sandbox's data in; the vendor app's sign-ins end with the demo all the same (default: a temporary one, removed at the end)")
+	sub.Flags().Bool("json", false, "print one JSON line when ready, and nothing else, on standard output")
+	return sub
+}
 
 func runDemo(fl caddycmd.Flags) (int, error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -161,7 +169,7 @@ func (o demoOptions) run(ctx context.Context) (err error) {
 	door := "/" + rand.Text()
 	ready.Control = "http://" + net.JoinHostPort(host, strconv.Itoa(portOf(control))) + door
 	doorHandler := http.StripPrefix(door, sandbox.Control(book.ledger, book.faults, func(ctx context.Context) (any, error) {
-		return site.portal.Intents(ctx)
+		return allIntents(ctx, site.portal)
 	}))
 	servers := []*http.Server{
 		{Handler: vendor, ReadHeaderTimeout: 10 * time.Second},
@@ -319,6 +327,23 @@ func startDemoPortal(dir, listen string, ready demoReady, quiet bool) error {
 			"tls": json.RawMessage(`{"disable_storage_clean":true}`),
 		},
 	})
+}
+
+// allIntents reads the journal of the demo, which is short.
+func allIntents(ctx context.Context, p *portalcore.Portal) ([]portalcore.IntentStatus, error) {
+	all := []portalcore.IntentStatus{}
+	q := portalcore.IntentQuery{Limit: portalcore.MaxList}
+	for {
+		page, err := p.Intents(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page.Intents...)
+		if q.After = page.Next; q.After == "" {
+			slices.SortStableFunc(all, func(a, b portalcore.IntentStatus) int { return a.Created.Compare(b.Created) })
+			return all, nil
+		}
+	}
 }
 
 func demoCustomers(list []billing.Customer) []demo.Customer {

@@ -187,8 +187,8 @@ func TestNothingChangesWithoutACatalogue(t *testing.T) {
 	if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "Nothing was sent") {
 		t.Errorf("cancelling: %d\n%s", w.Code, w.Body)
 	}
-	list, err := portal.Intents(t.Context())
-	if err != nil || len(list) != 0 {
+	list, err := portal.Intents(t.Context(), portalcore.IntentQuery{})
+	if err != nil || len(list.Intents) != 0 || list.Next != "" {
 		t.Errorf("intents: %v, %v", list, err)
 	}
 }
@@ -216,6 +216,7 @@ func TestCheckTenant(t *testing.T) {
 		"idle over absolute":   {func(tn *portalcore.Tenant) { tn.Idle, tn.Absolute = 2*time.Hour, time.Hour }, "idle <= absolute"},
 		"plan without prices":  {func(tn *portalcore.Tenant) { tn.Plans = []portalcore.PlanConfig{{Plan: billing.Plan{Key: "x"}}} }, "has no prices"},
 		"policy name":          {func(tn *portalcore.Tenant) { tn.Policies["a b"] = nil }, "a name is"},
+		"reserved name":        {func(tn *portalcore.Tenant) { tn.Name = "work" }, "choose another name"},
 		"no brand":             {func(tn *portalcore.Tenant) { tn.Brand.Name = "" }, "name is required"},
 		"unreadable accent":    {func(tn *portalcore.Tenant) { tn.Brand.AccentLight = "#ffffff" }, "contrast"},
 		"time zone":            {func(tn *portalcore.Tenant) { tn.Brand.TimeZone = "Mars/Olympus" }, "time_zone"},

@@ -134,6 +134,9 @@ func checkTenant(t Tenant) (Tenant, map[string]*policy.Policy, error) {
 	if !tenantName.MatchString(t.Name) {
 		return fail(fmt.Errorf("name %q: want 1 to 128 letters, digits, dots, hyphens", t.Name))
 	}
+	if t.Name == "work" {
+		return fail(errors.New(`name "work": the store keeps that word for itself: choose another name`))
+	}
 	for i, k := range t.APIKeys {
 		if err := vendorapi.CheckKey(k); err != nil {
 			return fail(fmt.Errorf("api_key %d: %w", i+1, err))
