@@ -101,7 +101,7 @@ func (v *visit) accountName(c link.Claims) string {
 }
 
 func (v *visit) redeem(c link.Claims, issuer *link.Issuer, current string) {
-	s, cookie, err := v.Sessions.Redeem(v.r.Context(), c, issuer.Own, v.sessionCookie())
+	s, cookie, err := v.Sessions.Redeem(v.r.Context(), c, issuer.Own, v.sessionCookie(), v.r.UserAgent())
 	log := v.Log.With(zap.String("request_id", v.id), zap.String("issuer", c.Issuer), zap.String("customer", c.Subject))
 	var soon *session.TooSoonError
 	switch {

@@ -23,10 +23,10 @@ func TestGuardRefusesWhatMayBeForgotten(t *testing.T) {
 	if err := m.Store.Update(t.Context(), func(tx store.Tx) error { return store.WriteGuard(tx, guard) }); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := m.Redeem(t.Context(), before, true, ""); !errors.Is(err, session.ErrForgotten) {
+	if _, _, err := m.Redeem(t.Context(), before, true, "", ""); !errors.Is(err, session.ErrForgotten) {
 		t.Errorf("an own link of the generation before: got %v, want ErrForgotten", err)
 	}
-	if _, _, err := m.Redeem(t.Context(), own(t, m, "cus_1"), true, ""); err != nil {
+	if _, _, err := m.Redeem(t.Context(), own(t, m, "cus_1"), true, "", ""); err != nil {
 		t.Errorf("the first own link of the new generation: %v", err)
 	}
 	for _, tt := range []struct {
@@ -38,7 +38,7 @@ func TestGuardRefusesWhatMayBeForgotten(t *testing.T) {
 		vendor := own(t, m, "cus_1")
 		vendor.Issuer, vendor.Generation = "acme", ""
 		vendor.IssuedAt = c.Now().Add(tt.iat)
-		_, _, err := m.Redeem(t.Context(), vendor, false, "")
+		_, _, err := m.Redeem(t.Context(), vendor, false, "", "")
 		var soon *session.TooSoonError
 		switch {
 		case tt.wait == 0 && err != nil:

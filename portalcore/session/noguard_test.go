@@ -23,10 +23,10 @@ func TestGuardIsOut(t *testing.T) {
 	if err := m.Store.Update(t.Context(), func(tx store.Tx) error { return store.WriteGuard(tx, guard) }); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := m.Redeem(t.Context(), before, true, ""); err != nil {
+	if _, _, err := m.Redeem(t.Context(), before, true, "", ""); err != nil {
 		t.Errorf("a link of the generation before: %v", err)
 	}
-	if _, _, err := m.Redeem(t.Context(), before, true, ""); !errors.Is(err, session.ErrUsed) {
+	if _, _, err := m.Redeem(t.Context(), before, true, "", ""); !errors.Is(err, session.ErrUsed) {
 		t.Errorf("again: got %v, want ErrUsed", err)
 	}
 }
