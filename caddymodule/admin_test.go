@@ -72,7 +72,7 @@ func plant(t *testing.T, tenant, customer, id string, end journal.State) journal
 	}
 	defer a.dropLogged()
 	j := &journal.Journal{
-		Store: a.store, Tenant: tenant, Now: time.Now, Process: process, LeaseTime: time.Hour,
+		Store: a.store, Tenant: tenant, Now: time.Now, Process: process, LeaseTime: 5 * time.Minute,
 		Changed: session.BumpVersion, Version: session.Version,
 	}
 	seen, err := j.Seen(t.Context(), customer)
