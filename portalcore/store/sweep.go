@@ -19,9 +19,21 @@ func PutExpiring(tx Tx, tenant string, key, value []byte, at time.Time) error {
 	return tx.Put(Key(tenant, sweepKind, TimePart(at.UnixNano()), string(key)), []byte{})
 }
 
+// Turns is for stores that several processes have open at the same time, so
+// that one of them sweeps. Sweep does nothing while it is another one's turn.
+type Turns interface {
+	// SweepTurn reports whether it is this process's turn to sweep a tenant.
+	SweepTurn(ctx context.Context, tenant string, now time.Time) (bool, error)
+}
+
 // Sweep deletes at most limit values of a tenant whose time has passed, and
 // reports how many it deleted.
 func Sweep(ctx context.Context, s Store, tenant string, now time.Time, limit int) (int, error) {
+	if t, ok := s.(Turns); ok {
+		if mine, err := t.SweepTurn(ctx, tenant, now); !mine || err != nil {
+			return 0, err
+		}
+	}
 	prefix := Key(tenant, sweepKind)
 	n := 0
 	err := s.Update(ctx, func(tx Tx) error {

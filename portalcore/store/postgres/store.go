@@ -1,0 +1,501 @@
+// Package postgres is the store for many nodes: a table of sealed values in a
+// PostgreSQL database. Every node of a portal opens the same database.
+//
+// # Isolation
+//
+// Updates run serializable and optimistic: fn reads from its snapshot without
+// locking anything, its writes are kept until it has returned and are then
+// sent in one round trip, and the server refuses what another transaction was
+// faster with. Such an update runs again.
+package postgres
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/zap"
+
+	"github.com/portalcore/caddy-billing-portal/portalcore/store"
+)
+
+// Store is a store.Store on PostgreSQL. Make one with Open.
+type Store struct {
+	pool   *pgxpool.Pool
+	sealer *store.Sealer
+	log    *zap.Logger
+	now    func() time.Time
+	random io.Reader
+	node   string // this Store, among all that have the database open
+
+	beginUpdate, beginView string
+
+	// patience is how long an update that was not committed is tried, and
+	// after that how long its commit is waited for.
+	patience  time.Duration
+	statement time.Duration // for a single read
+
+	queues [256]chan struct{}
+
+	mu     sync.Mutex // guards closed, and users against Wait
+	closed bool
+	users  sync.WaitGroup
+
+	hold     context.Context //nolint:containedctx // of commits that outlive their callers; Close ends it
+	stop     context.CancelFunc
+	loops    sync.WaitGroup // the watch, and commits
+	once     sync.Once
+	closeErr error
+}
+
+// enter keeps the pool open until leave.
+func (s *Store) enter(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return store.ErrClosed
+	}
+	s.users.Add(1)
+	return nil
+}
+
+func (s *Store) leave() { s.users.Done() }
+
+// Update implements store.Store. Where ctx has no earlier deadline it gives up
+// after twice the statement timeout. Canceling ctx ends it until the COMMIT is
+// sent; then it waits for the answer, as long again, since only that says what
+// became of it. It returns an error that wraps store.ErrUnavailable where the
+// server cannot be reached or takes no writes, and where others were faster
+// until the end.
+func (s *Store) Update(ctx context.Context, fn func(store.Tx) error) error {
+	if err := s.enter(ctx); err != nil {
+		return err
+	}
+	defer s.leave()
+	return s.update(ctx, false, fn)
+}
+
+func (s *Store) update(parent context.Context, raw bool, fn func(store.Tx) error) error {
+	ctx, cancel := context.WithTimeout(parent, s.patience)
+	defer cancel()
+	q := queue{store: s}
+	defer q.leave()
+	r := retry{store: s, parent: parent}
+	for {
+		t, k, err := s.attempt(ctx, raw, fn)
+		if k == settled {
+			return err
+		}
+		if err := r.again(ctx, k, err); err != nil {
+			return err
+		}
+		// Those that want the same keys wait for each other here, before they
+		// have a connection or a snapshot, instead of making each other fail.
+		// Other nodes have queues of their own and meet at the server.
+		if k == conflict {
+			if err := q.join(ctx, t.writes); err != nil {
+				return r.expired(err)
+			}
+		}
+	}
+}
+
+// attempt runs fn once. The error is final where the kind is settled.
+func (s *Store) attempt(ctx context.Context, raw bool, fn func(store.Tx) error) (t *transaction, k kind, err error) {
+	t = &transaction{ctx: ctx, store: s, raw: raw, writes: map[string][]byte{}}
+	t.conn, err = s.pool.Acquire(ctx)
+	if err != nil {
+		return t, judge(err), err
+	}
+	committing := false
+	defer func() { // also when fn panics or ends its goroutine
+		t.done = true
+		if !committing {
+			end(t.conn)
+		}
+	}()
+	if _, err := t.conn.Exec(ctx, s.beginUpdate); err != nil {
+		return t, judge(err), err
+	}
+	switch err := fn(t); {
+	case t.err != nil: // also when fn did not care
+		if k := judge(t.err); k != settled || err == nil {
+			return t, k, t.err
+		}
+		return t, settled, err
+	case t.bad != nil:
+		return t, settled, t.bad
+	case err != nil:
+		return t, settled, err
+	}
+	if len(t.writes) > 0 {
+		if err := t.flush(); err != nil {
+			return t, judge(err), err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return t, unreachable, err
+	}
+	committing = true
+	k, err = s.commit(t.conn, len(t.writes) > 0)
+	return t, k, err
+}
+
+// commit commits and waits for the answer. A connection whose answer takes too
+// long is not closed: the server would go on waiting, and every further commit
+// would leave one more such session behind. It stays out of the pool until it
+// answers, so the pool's size bounds them.
+func (s *Store) commit(conn *pgxpool.Conn, wrote bool) (kind, error) {
+	type answer struct {
+		kind kind
+		err  error
+	}
+	done := make(chan answer, 1)
+	s.loops.Go(func() {
+		k, err := commit(s.hold, conn, wrote)
+		end(conn)
+		done <- answer{k, err}
+	})
+	timer := time.NewTimer(s.patience)
+	defer timer.Stop()
+	select {
+	case a := <-done:
+		return a.kind, a.err
+	case <-timer.C:
+		return settled, fmt.Errorf("%w: PostgreSQL did not answer within %s (does its synchronous standby?)", store.ErrUnknown, s.patience)
+	}
+}
+
+func commit(ctx context.Context, conn *pgxpool.Conn, wrote bool) (kind, error) {
+	data := conn.Conn().PgConn().CustomData()
+	delete(data, warningKey)
+	tag, err := conn.Exec(ctx, "commit")
+	var pg *pgconn.PgError
+	switch {
+	case err == nil && tag.String() == "ROLLBACK":
+		return conflict, errors.New("store: PostgreSQL rolled the transaction back")
+	case err == nil && wrote && data[warningKey] != nil:
+		// Somebody canceled the wait for the synchronous standby, for one: "The
+		// transaction has already committed locally, but might not have been
+		// replicated" (PostgreSQL's SyncRepWaitForLSN).
+		return settled, fmt.Errorf("%w: PostgreSQL warned: %v", store.ErrUnknown, data[warningKey])
+	case err == nil:
+		return settled, nil
+	case !wrote, pgconn.SafeToRetry(err):
+		return judge(err), err
+	case errors.As(err, &pg) && pg.SeverityUnlocalized == "ERROR" && pg.Code[:2] != "08":
+		return judge(err), err
+	}
+	return settled, fmt.Errorf("%w: %w", store.ErrUnknown, err)
+}
+
+// rollbackTimeout bounds a rollback; a connection that takes longer is closed.
+const rollbackTimeout = time.Second
+
+// end gives a connection back, without a transaction. Release closes one that
+// still has one.
+func end(conn *pgxpool.Conn) {
+	if s := conn.Conn().PgConn().TxStatus(); s == 'T' || s == 'E' {
+		ctx, cancel := context.WithTimeout(context.Background(), rollbackTimeout)
+		_, _ = conn.Exec(ctx, "rollback")
+		cancel()
+	}
+	conn.Release()
+}
+
+// View implements store.Store. It may run fn more than once.
+func (s *Store) View(ctx context.Context, fn func(store.Tx) error) error {
+	if err := s.enter(ctx); err != nil {
+		return err
+	}
+	defer s.leave()
+	r := retry{store: s, parent: ctx}
+	ctx, cancel := context.WithTimeout(ctx, s.patience)
+	defer cancel()
+	for {
+		k, err := s.view(ctx, fn)
+		if k == settled {
+			return err
+		}
+		if err := r.again(ctx, k, err); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *Store) view(ctx context.Context, fn func(store.Tx) error) (kind, error) {
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return judge(err), err
+	}
+	defer end(conn)
+	if _, err := conn.Exec(ctx, s.beginView); err != nil {
+		return judge(err), err
+	}
+	t := &transaction{ctx: ctx, store: s, conn: conn}
+	defer func() { t.done = true }()
+	err = fn(t)
+	if t.err != nil {
+		if k := judge(t.err); k != settled || err == nil {
+			return k, t.err
+		}
+	}
+	return settled, err
+}
+
+// GetAll implements store.Store, with one statement outside a transaction.
+func (s *Store) GetAll(ctx context.Context, keys ...[]byte) ([][]byte, error) {
+	if err := s.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer s.leave()
+	r := retry{store: s, parent: ctx}
+	ctx, cancel := context.WithTimeout(ctx, s.statement)
+	defer cancel()
+	for {
+		entries, err := s.getAll(ctx, keys)
+		if err == nil {
+			return s.values(keys, entries)
+		}
+		k := judge(err)
+		if k == settled {
+			return nil, err
+		}
+		if err := r.again(ctx, k, err); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (s *Store) getAll(ctx context.Context, keys [][]byte) ([]store.Entry, error) {
+	guarded := slices.ContainsFunc(keys, func(k []byte) bool { return string(k) == string(guardKey) })
+	if !guarded {
+		rows, err := s.pool.Query(ctx, sqlGetAll, keys)
+		if err != nil {
+			return nil, err
+		}
+		return pgx.CollectRows(rows, entry)
+	}
+	rows, err := s.pool.Query(ctx, sqlGuardAll, append(slices.Clip(keys), identityKey))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	return s.getAllGuarded(rows)
+}
+
+// values opens what was read, in the order of keys.
+func (s *Store) values(keys [][]byte, entries []store.Entry) ([][]byte, error) {
+	sealed := make(map[string][]byte, len(entries))
+	for _, e := range entries {
+		sealed[string(e.Key)] = e.Value
+	}
+	values := make([][]byte, len(keys))
+	for i, key := range keys {
+		v, ok := sealed[string(key)]
+		if !ok {
+			continue
+		}
+		var err error
+		if values[i], err = s.sealer.Open(key, v); err != nil {
+			return nil, err
+		}
+	}
+	return values, nil
+}
+
+// retry decides whether a transaction that failed runs again.
+type retry struct {
+	store             *Store
+	parent            context.Context //nolint:containedctx // of the one call it belongs to
+	lost, stale, runs int
+}
+
+const (
+	// maxLost is how often a connection may fail: the first one was perhaps
+	// idle when the server was restarted.
+	maxLost = 3
+	// maxStale is how often the guard may change during one call.
+	maxStale = 5
+
+	minPause, maxPause = time.Millisecond, 100 * time.Millisecond
+)
+
+// again waits until the next attempt. An error is the end of the call.
+func (r *retry) again(ctx context.Context, k kind, err error) error {
+	if r.parent.Err() != nil || ctx.Err() != nil {
+		return r.expired(err)
+	}
+	r.runs++
+	switch k {
+	case settled:
+		return err
+	case stale:
+		if r.stale++; r.stale > maxStale {
+			return unavailable(err)
+		}
+		return r.store.renew(ctx)
+	case unreachable:
+		if broken(err) {
+			r.store.pool.Reset() // the others will be no better
+		}
+		if r.lost++; r.lost >= maxLost {
+			return unavailable(err)
+		}
+	case conflict:
+	}
+	pause := time.NewTimer(rand.N(min(minPause<<min(r.runs, 10), maxPause))) //nolint:gosec // only spreads retries
+	defer pause.Stop()
+	select {
+	case <-ctx.Done():
+		return r.expired(err)
+	case <-pause.C:
+		return nil
+	}
+}
+
+// expired is the error after the time has run out: the caller's own, or ours.
+func (r *retry) expired(err error) error {
+	if cause := r.parent.Err(); cause != nil {
+		return fmt.Errorf("store: %w", cause)
+	}
+	return unavailable(err)
+}
+
+// broken reports whether err speaks of the connection rather than of a
+// statement.
+func broken(err error) bool {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return true
+	}
+	switch pg.Code {
+	case "25006", "0A000", "55000": // the server became a standby
+		return true
+	}
+	return pg.SeverityUnlocalized != "ERROR"
+}
+
+// queue is the place of an update that conflicted among others that write the
+// same keys.
+type queue struct {
+	store *Store
+	held  []int
+}
+
+// join waits for the keys' turn. It gives up the turn it had: turns are taken
+// in one order.
+func (q *queue) join(ctx context.Context, writes map[string][]byte) error {
+	q.leave()
+	want := make([]int, 0, len(writes))
+	for k := range writes {
+		h := fnv.New32a()
+		_, _ = h.Write([]byte(k))
+		want = append(want, int(h.Sum32())%len(q.store.queues))
+	}
+	slices.Sort(want)
+	for _, i := range slices.Compact(want) {
+		select {
+		case q.store.queues[i] <- struct{}{}:
+			q.held = append(q.held, i)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+func (q *queue) leave() {
+	for _, i := range q.held {
+		<-q.store.queues[i]
+	}
+	q.held = q.held[:0]
+}
+
+// sweepTurn is how long a node has the sweeping to itself.
+const sweepTurn = 3 * time.Minute
+
+// SweepTurn implements store.Turns with a record that says whose turn it is
+// and until when. Where clocks disagree two nodes may have it at once, which
+// costs retries and nothing else.
+func (s *Store) SweepTurn(ctx context.Context, tenant string, now time.Time) (bool, error) {
+	key := store.StoreKey("sweep-turn", tenant)
+	type turn struct {
+		Node  string    `json:"node"`
+		Until time.Time `json:"until"`
+	}
+	mine := false
+	value, err := json.Marshal(turn{Node: s.node, Until: now.Add(sweepTurn).UTC()})
+	if err != nil {
+		return false, err
+	}
+	theirs := func(raw []byte) bool {
+		var t turn
+		// A turn further away than any node would take is a clock's fault.
+		return json.Unmarshal(raw, &t) == nil && t.Node != s.node && now.Before(t.Until) && !now.Add(2*sweepTurn).Before(t.Until)
+	}
+	// Most nodes find that it is another one's turn, and write nothing.
+	if values, err := s.GetAll(ctx, key); err != nil || theirs(values[0]) {
+		return false, err
+	}
+	err = s.Update(ctx, func(tx store.Tx) error {
+		mine = false
+		raw, err := tx.Get(key)
+		if err != nil && !errors.Is(err, store.ErrNotFound) || theirs(raw) {
+			return err
+		}
+		mine = true
+		return tx.Put(key, value)
+	})
+	return mine && err == nil, err
+}
+
+// closeTimeout bounds how long Close waits for connections to end.
+const closeTimeout = 5 * time.Second
+
+// Close waits for running transactions and closes the connections. Commits
+// whose callers have stopped waiting for them are abandoned, which neither
+// applies nor undoes them. Afterwards every call returns store.ErrClosed. It
+// may be called more than once.
+func (s *Store) Close() error {
+	s.once.Do(func() {
+		s.mu.Lock()
+		s.closed = true
+		s.mu.Unlock()
+		s.users.Wait()
+		s.stop()
+		s.loops.Wait()
+		closed := make(chan struct{})
+		go func() {
+			defer close(closed)
+			s.pool.Close()
+		}()
+		select {
+		case <-closed:
+		case <-time.After(closeTimeout):
+			s.closeErr = errors.New("closing the store: PostgreSQL does not answer")
+		}
+	})
+	return s.closeErr
+}
+
+// Interface guards
+var (
+	_ store.Store = (*Store)(nil)
+	_ io.Closer   = (*Store)(nil)
+	_ store.Tx    = (*transaction)(nil)
+	_ store.Turns = (*Store)(nil)
+)
