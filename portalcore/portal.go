@@ -97,6 +97,7 @@ func New(o Options) (*Portal, error) {
 	}
 	p.sessions = &session.Manager{
 		Store: o.Store, Tenant: t.Name, Now: o.Now, Rand: o.Rand, Idle: t.Idle, Absolute: t.Absolute, DefaultRole: t.DefaultRole,
+		Log: o.Logger,
 	}
 	accounts, err := account.New(o.Provider, o.Now, t.AccountMaxAge)
 	if err != nil {
@@ -114,7 +115,7 @@ func New(o Options) (*Portal, error) {
 		return nil, err
 	}
 	p.api, err = vendorapi.New(vendorapi.Options{
-		Tenant: t.Name, Origin: t.Origin, Keys: t.APIKeys, Store: o.Store, Find: o.Provider.Find,
+		Tenant: t.Name, Origin: t.Origin, Keys: t.APIKeys, Store: o.Store, Sessions: p.sessions, Find: o.Provider.Find,
 		Sign:   func(c link.Claims) (string, error) { return link.Mint(p.keys.Load().current, c) },
 		Issuer: ownIssuer, AllowedReturn: allowed, DefaultReturn: t.ReturnTo[0],
 		Configurations: slices.DeleteFunc(slices.Sorted(maps.Keys(policies)), func(n string) bool { return n == "" }),

@@ -1,9 +1,10 @@
-// Package vendorapi is what the vendor's backend calls: POST
+// Package vendorapi is what the vendor's backend calls. POST
 // /v1/billing_portal/sessions makes a link for one customer. It is
 // wire-compatible with Stripe's endpoint of that name
 // (https://docs.stripe.com/api/customer_portal/sessions/create), so that an
 // unmodified Stripe SDK pointed at the portal's origin, with a key of the
-// portal's own, makes links to this portal.
+// portal's own, makes links to this portal. Under /v1/portal/ is what Stripe has
+// nothing for: listing and ending the sessions that links were exchanged for.
 package vendorapi
 
 import (
@@ -35,8 +36,12 @@ import (
 	"github.com/portalcore/caddy-billing-portal/portalcore/store"
 )
 
-// Path is the endpoint's path.
-const Path = "/v1/billing_portal/sessions"
+// The endpoints' paths.
+const (
+	Path         = "/v1/billing_portal/sessions" // POST makes a link
+	PathSessions = "/v1/portal/sessions"         // GET lists a customer's sessions
+	PathRevoke   = "/v1/portal/sessions/revoke"  // POST ends sessions
+)
 
 const (
 	maxBody = 64 << 10
@@ -55,6 +60,8 @@ type Options struct {
 	// Keys are the portal's API keys. Only their hashes are kept.
 	Keys  []string
 	Store store.Store
+	// Sessions lists and ends sessions.
+	Sessions *session.Manager
 	// Find returns the customer, or a NotFound error.
 	Find func(ctx context.Context, customer string) (billing.Customer, error)
 	// Sign makes the token of the claims, with the portal's current key.
@@ -141,15 +148,15 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if v := r.Header.Get("Stripe-Version"); len(v) <= 40 && v != "" {
 		h.Set("Stripe-Version", v)
 	}
-	body, replayed, e := a.create(w, r)
+	body, replayed, e := a.answer(w, r, requestID)
 	if e != nil {
 		// A 5xx may be tried again under the same key; an SDK must not do so
 		// with anything else.
 		h.Set("Stripe-Should-Retry", fmt.Sprint(e.status >= 500))
 		if e.status >= 500 {
-			a.Log.Error("could not make a link", zap.String("request_id", requestID), zap.String("reason", e.Message))
+			a.Log.Error("a vendor's request failed", zap.String("request_id", requestID), zap.String("path", r.URL.Path), zap.String("reason", e.Message))
 		} else {
-			a.Log.Info("refused to make a link", zap.String("request_id", requestID), zap.Int("status", e.status),
+			a.Log.Info("refused a vendor's request", zap.String("request_id", requestID), zap.Int("status", e.status),
 				zap.String("code", e.Code), zap.String("param", e.Param))
 		}
 		writeJSON(w, e.status, map[string]any{"error": e})
@@ -177,7 +184,9 @@ func (a *API) random(n int) string {
 	return strings.ToLower(base32.HexEncoding.WithPadding(base32.NoPadding).EncodeToString(b))[:n]
 }
 
-func (a *API) create(w http.ResponseWriter, r *http.Request) (body []byte, replayed bool, _ *apiError) {
+// answer is the gate of every endpoint: the portal's own host, an API key, a
+// path and a method that exist.
+func (a *API) answer(w http.ResponseWriter, r *http.Request, requestID string) (body []byte, replayed bool, _ *apiError) {
 	if !strings.EqualFold(r.Host, a.host) {
 		return nil, false, &apiError{status: http.StatusMisdirectedRequest, Type: "invalid_request_error", Message: "This host is not the portal's. Use " + a.Origin + "."}
 	}
@@ -188,21 +197,38 @@ func (a *API) create(w http.ResponseWriter, r *http.Request) (body []byte, repla
 		}
 		return nil, false, e
 	}
-	if r.URL.EscapedPath() != Path {
+	path, method := r.URL.EscapedPath(), http.MethodPost
+	switch path {
+	case Path, PathRevoke:
+	case PathSessions:
+		method = http.MethodGet
+	default:
 		return nil, false, &apiError{
 			status: http.StatusNotFound, Type: "invalid_request_error",
-			Message: "Unrecognized request URL (" + r.Method + "). This is a billing portal: it has POST " + Path + " and nothing else of Stripe's API. Use a separate client for it.",
+			Message: "Unrecognized request URL (" + r.Method + "). This is a billing portal: it has POST " + Path + " and nothing else of Stripe's API (use a separate client for it), GET " + PathSessions + " and POST " + PathRevoke + ".",
 		}
 	}
-	if r.Method != http.MethodPost {
-		w.Header().Set("Allow", http.MethodPost)
-		return nil, false, &apiError{status: http.StatusMethodNotAllowed, Type: "invalid_request_error", Message: "Use POST."}
+	if r.Method != method {
+		w.Header().Set("Allow", method)
+		return nil, false, &apiError{status: http.StatusMethodNotAllowed, Type: "invalid_request_error", Message: "Use " + method + "."}
 	}
 	for _, name := range []string{"Stripe-Account", "Stripe-Context"} {
 		if r.Header.Get(name) != "" {
 			return nil, false, invalid("", "", "The header %s is not supported: this portal serves one account.", name)
 		}
 	}
+	switch path {
+	case PathSessions:
+		body, e = a.listSessions(r)
+	case PathRevoke:
+		body, e = a.revokeSessions(w, r, requestID)
+	default:
+		body, replayed, e = a.create(w, r, keyHash)
+	}
+	return body, replayed, e
+}
+
+func (a *API) create(w http.ResponseWriter, r *http.Request, keyHash [sha256.Size]byte) (body []byte, replayed bool, _ *apiError) {
 	idem, e := idempotencyKey(r)
 	if e != nil {
 		return nil, false, e
@@ -367,8 +393,8 @@ func (a *API) parse(form url.Values) (request, *apiError) {
 func (a *API) validate(req *request) *apiError {
 	switch {
 	case req.customer == "":
-		return invalid("parameter_missing", "customer", "Missing required param: customer.")
-	case len(req.customer) > 255 || strings.ContainsFunc(req.customer, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return missing("customer")
+	case !possibleCustomer(req.customer):
 		return noCustomer(req.customer)
 	case len(req.returnURL) > maxReturnURL:
 		return invalid("", "return_url", "Invalid return_url: at most %d bytes.", maxReturnURL)
@@ -396,6 +422,15 @@ func (a *API) validate(req *request) *apiError {
 		req.locale = ""
 	}
 	return nil
+}
+
+func missing(param string) *apiError {
+	return invalid("parameter_missing", param, "Missing required param: %s.", param)
+}
+
+// possibleCustomer reports whether a provider could have such a customer.
+func possibleCustomer(id string) bool {
+	return len(id) <= 255 && !strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
 func noCustomer(id string) *apiError {
@@ -495,7 +530,7 @@ func decodeSaved(value []byte, request string) ([]byte, bool, *apiError) {
 }
 
 func unavailable(message string, err error, log *zap.Logger) *apiError {
-	log.Warn("making a link failed", zap.Error(err))
+	log.Warn("a vendor's request failed", zap.Error(err))
 	return &apiError{status: http.StatusServiceUnavailable, Type: "api_error", Message: message}
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,6 +24,7 @@ import (
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 	"github.com/portalcore/caddy-billing-portal/portalcore/link"
+	"github.com/portalcore/caddy-billing-portal/portalcore/session"
 	"github.com/portalcore/caddy-billing-portal/portalcore/store"
 	"github.com/portalcore/caddy-billing-portal/portalcore/store/badger"
 	"github.com/portalcore/caddy-billing-portal/portalcore/vendorapi"
@@ -35,12 +38,34 @@ const (
 )
 
 type world struct {
-	server *httptest.Server
-	trust  *link.Trust
-	logs   *observer.ObservedLogs
-	down   bool
-	finds  int
-	mu     sync.Mutex
+	server   *httptest.Server
+	store    *shaky
+	sessions *session.Manager
+	trust    *link.Trust
+	logs     *observer.ObservedLogs
+	down     bool
+	finds    int
+	mu       sync.Mutex
+}
+
+// shaky is a store that can be unreachable.
+type shaky struct {
+	store.Store
+	down atomic.Bool
+}
+
+func (s *shaky) View(ctx context.Context, fn func(store.Tx) error) error {
+	if s.down.Load() {
+		return fmt.Errorf("dial tcp 10.0.0.7:5432: %w", store.ErrUnavailable)
+	}
+	return s.Store.View(ctx, fn)
+}
+
+func (s *shaky) Update(ctx context.Context, fn func(store.Tx) error) error {
+	if s.down.Load() {
+		return fmt.Errorf("dial tcp 10.0.0.7:5432: %w", store.ErrUnavailable)
+	}
+	return s.Store.Update(ctx, fn)
 }
 
 func newWorld(t testing.TB) *world {
@@ -58,14 +83,18 @@ func newWorld(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{}
+	w := &world{store: &shaky{Store: st}}
+	w.sessions = &session.Manager{
+		Store: w.store, Tenant: "t", Now: time.Now, Rand: rand.Reader,
+		Idle: session.DefaultIdle, Absolute: session.DefaultAbsolute, DefaultRole: "owner",
+	}
 	if w.trust, err = link.NewTrust(origin, link.Issuer{Name: "portal", Own: true, Keys: []link.Key{k}}); err != nil {
 		t.Fatal(err)
 	}
 	core, logs := observer.New(zapcore.DebugLevel)
 	w.logs = logs
 	a, err := vendorapi.New(vendorapi.Options{
-		Tenant: "t", Origin: origin, Keys: []string{key, key2}, Store: st, Find: w.find,
+		Tenant: "t", Origin: origin, Keys: []string{key, key2}, Store: st, Sessions: w.sessions, Find: w.find,
 		Sign: func(c link.Claims) (string, error) { return link.Mint(k, c) }, Issuer: "portal",
 		AllowedReturn: func(s string) bool { return strings.HasPrefix(s, "https://app.example.com/") }, DefaultReturn: app,
 		Configurations: []string{"enterprise"}, Log: zap.New(core), Now: time.Now, Rand: rand.Reader,
