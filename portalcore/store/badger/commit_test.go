@@ -236,23 +236,6 @@ func TestPanickingCommit(t *testing.T) {
 	}
 }
 
-func TestDiskFull(t *testing.T) {
-	s := mustOpen(t, t.TempDir(), Options{NoSync: true})
-	var left atomic.Uint64
-	left.Store(minFree - 1)
-	s.free = func(string) (uint64, bool) { return left.Load(), true }
-	if err := s.Update(t.Context(), put("a", "1")); !errors.Is(err, ErrDiskFull) || !errors.Is(err, store.ErrUnavailable) {
-		t.Errorf("update on a full disk: %v", err)
-	}
-	if got, err := s.GetAll(t.Context(), store.Key("a")); err != nil || got[0] != nil {
-		t.Errorf("%q, %v", got, err)
-	}
-	left.Store(minFree)
-	if err := s.Update(t.Context(), put("a", "1")); err != nil {
-		t.Errorf("update with room again: %v", err)
-	}
-}
-
 func TestClosed(t *testing.T) {
 	s := mustOpen(t, t.TempDir(), Options{NoSync: true})
 	var wg sync.WaitGroup

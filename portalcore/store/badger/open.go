@@ -24,10 +24,13 @@ const (
 	// higher one was written by a newer build.
 	schema = 1
 
-	memTableSize = 8 << 20
-	cacheSize    = 8 << 20
+	memTableSize      = 8 << 20
+	numMemtables      = 2
+	numLevelZeroStall = 4
+	cacheSize         = 8 << 20
 
-	gcInterval = 10 * time.Minute
+	gcInterval     = 10 * time.Minute
+	verifyInterval = time.Hour
 )
 
 // Options are what Open needs besides the directory.
@@ -44,9 +47,17 @@ type Options struct {
 	// Rand is where generations come from. Default: crypto/rand.Reader.
 	Rand io.Reader
 
+	// Ballast is how many bytes of the disk are kept in a file that is given up
+	// when the disk fills, so that Badger can finish what it has begun. 0 means
+	// DefaultBallast, a negative number none. A disk without room for it is
+	// reported and used without.
+	Ballast int64
+
 	// NoSync leaves out the sync of every commit: a power cut may lose what
 	// was acknowledged. For tests only.
 	NoSync bool
+
+	stat func(dir string) (disk, bool) // statDisk; tests replace it
 }
 
 // identity is the record that ties the data to the state file beside it. It
@@ -82,6 +93,9 @@ func Open(dir string, o Options) (*Store, error) {
 	if o.Rand == nil {
 		o.Rand = rand.Reader
 	}
+	if o.stat == nil {
+		o.stat = statDisk
+	}
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("opening the store: %w", err)
@@ -89,37 +103,39 @@ func Open(dir string, o Options) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("opening the store: %w", err)
 	}
-	if err := checkFiles(dir); err != nil {
-		return nil, err
-	}
-	if free, ok := freeBytes(dir); ok && free < minFree {
-		return nil, fmt.Errorf("%w in %s: %d MiB are left, %d MiB are needed", ErrDiskFull, dir, free>>20, uint64(minFree)>>20)
-	}
-	st, err := readState(dir)
+	unlock, err := lockDir(dir)
 	if err != nil {
 		return nil, err
 	}
-	if st != nil && st.Schema > schema {
-		return nil, newerError(dir, st.Schema)
+	st, doubt, err := inspect(dir, o)
+	unlock() // Badger takes the lock itself
+	if err != nil {
+		return nil, err
 	}
-
-	db, err := bdb.Open(badgerOptions(dir, o))
+	s := &Store{
+		dir: dir, sealer: o.Sealer, log: o.Logger, now: o.Now, random: o.Rand,
+		turn: make(chan struct{}, 1), stop: make(chan struct{}),
+		commit: (*bdb.Txn).Commit, space: newSpace(dir, o),
+	}
+	logger := &badgerLogger{log: o.Logger.Named("badger").Sugar(), table: s.space.waitForRoom}
+	s.db, err = openBadger(badgerOptions(dir, o).WithLogger(logger))
 	if err != nil {
 		// Badger does not wrap what it got from the system.
 		if strings.Contains(err.Error(), "Cannot acquire directory lock") {
-			return nil, fmt.Errorf("%w: %s; usually this is another running Caddy: use 'caddy reload' to change its config, or stop it first, and give every Caddy a directory of its own", ErrInUse, dir)
+			return nil, inUse(dir)
 		}
-		return nil, fmt.Errorf("opening the store in %s (if this persists, restore a backup): %w", dir, err)
+		return nil, fmt.Errorf("opening the store in %s (if this persists, %s): %w", dir, wayOut, err)
 	}
-	s := &Store{
-		db: db, dir: dir, sealer: o.Sealer, log: o.Logger, now: o.Now, random: o.Rand,
-		turn: make(chan struct{}, 1), stop: make(chan struct{}),
-		commit: (*bdb.Txn).Commit, free: freeBytes,
+	err = s.space.start(s.db)
+	if err == nil {
+		err = s.start(st, doubt)
 	}
-	if err := s.start(st); err != nil {
-		if cerr := db.Close(); cerr != nil {
+	if err != nil {
+		s.space.stop()
+		if cerr := s.db.Close(); cerr != nil {
 			s.log.Error("closing the store", zap.Error(cerr))
 		}
+		s.space.remove()
 		return nil, err
 	}
 	s.loop.Add(1)
@@ -127,47 +143,63 @@ func Open(dir string, o Options) (*Store, error) {
 	return s, nil
 }
 
+// inspect reads the state and checks the files. The directory is locked.
+func inspect(dir string, o Options) (st *state, doubt string, err error) {
+	if err := enoughToOpen(dir, o); err != nil {
+		return nil, "", err
+	}
+	if st, err = readState(dir); err != nil {
+		return nil, "", err
+	}
+	if st != nil && st.Schema > schema {
+		return nil, "", newerError(dir, st.Schema)
+	}
+	if doubt, err = checkFiles(dir, st, o.Logger); err != nil {
+		return nil, "", err
+	}
+	// From here on the files may change before the state says that the store
+	// is open.
+	if st != nil && st.Files != nil && !st.moved {
+		st.Files = nil
+		err = writeState(dir, *st)
+	}
+	return st, doubt, err
+}
+
+// openBadger turns a panic in Badger into an error.
+func openBadger(o bdb.Options) (db *bdb.DB, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("badger: %v", r)
+		}
+	}()
+	return bdb.Open(o)
+}
+
+func inUse(dir string) error {
+	return fmt.Errorf("%w: %s; usually this is another running Caddy: use 'caddy reload' to change its config, or stop it first, and give every Caddy a directory of its own", ErrInUse, dir)
+}
+
 func badgerOptions(dir string, o Options) bdb.Options {
 	return bdb.DefaultOptions(dir).
-		WithLogger(badgerLogger{o.Logger.Named("badger").Sugar()}).
 		WithSyncWrites(!o.NoSync).
 		// A small store: about 12 MB when idle, where the defaults map 4 GB.
 		WithMemTableSize(memTableSize).
-		WithNumMemtables(2).
+		WithNumMemtables(numMemtables).
 		WithNumLevelZeroTables(2).
-		WithNumLevelZeroTablesStall(4).
+		WithNumLevelZeroTablesStall(numLevelZeroStall).
 		WithNumCompactors(2).
-		WithValueLogFileSize(16 << 20).
+		WithValueLogFileSize(1 << 20). // the least; no value is long enough for it
 		WithBlockCacheSize(cacheSize).
 		WithIndexCacheSize(cacheSize).
 		WithCompression(options.None). // sealed values do not compress
 		WithMetricsEnabled(false).     // they are global, and ours may be several
-		// A flipped byte must be an error, not a value.
+		// A flipped byte in a value is found by its seal. Badger's own check of
+		// a block that it reads would take the block for the end of the table:
+		// its keys were gone, for good after a compaction. So all of a table
+		// is verified, when the store opens (checkFiles) and by collect.
 		WithVerifyValueChecksum(true).
-		WithChecksumVerificationMode(options.OnTableAndBlockRead)
-}
-
-// checkFiles refuses a directory that has files but no MANIFEST. Badger would
-// open it as an empty database and delete the tables.
-func checkFiles(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return fmt.Errorf("opening the store: %w", err)
-	}
-	other := ""
-	for _, e := range entries {
-		switch e.Name() {
-		case bdb.ManifestFilename:
-			return nil
-		case "LOCK", "MANIFEST-REWRITE", "lost+found": // a crash before the first write; a fresh file system
-		default:
-			other = e.Name()
-		}
-	}
-	if other != "" {
-		return fmt.Errorf("opening the store: %s holds files (%s) but no %s: restore the directory from a backup, or name an empty one", dir, other, bdb.ManifestFilename)
-	}
-	return nil
+		WithChecksumVerificationMode(options.OnTableRead)
 }
 
 func newerError(dir string, version int) error {
@@ -175,23 +207,27 @@ func newerError(dir string, version int) error {
 }
 
 // start checks that the data is the portal's and opens with the seal keys,
-// decides about the guard, and marks the store as in use. Order matters: the
-// run in the database changes before the state file, so a state file without
-// data shows that data was lost, and a crash in between shows as a mismatch.
-func (s *Store) start(st *state) error {
+// decides about the guard, and marks the store as in use. Order matters. A new
+// store writes its data first: a state file without data then shows that data
+// was lost. Any other store writes its state first, with the run that the data
+// still has, so that a crash in between does not look like a restore.
+func (s *Store) start(st *state, doubt string) error {
 	ctx := context.Background()
-	id, guarded, err := s.identify(ctx)
+	id, old, err := s.identify(ctx)
 	if err != nil {
 		return err
 	}
 	switch {
 	case id == nil && st != nil:
-		return fmt.Errorf("opening the store: %s has lost its data (%s is there, the records are not): restore a backup, or remove the directory to begin anew; open sessions and the journal are then gone", s.dir, stateFile)
+		return fmt.Errorf("opening the store: %s has lost its data (%s is there, the records are not): %s", s.dir, stateFile, wayOut)
 	case id != nil && id.Schema > schema:
 		return newerError(s.dir, id.Schema)
 	}
 	now := s.now().Round(0)
-	reason := amnesia(id, guarded, st, filepath.Join(s.dir, stateFile), now)
+	reason, restored := amnesia(id, old, st, now)
+	if doubt != "" {
+		reason, restored = doubt, true
+	}
 	s.highWater = now
 
 	run, err := store.NewGuard(s.random, now, reason)
@@ -205,7 +241,22 @@ func (s *Store) start(st *state) error {
 	}
 	var guard store.Guard
 	if reason != "" {
-		if guard, err = store.NewGuard(s.random, now, reason); err != nil {
+		if guard, err = old.Next(s.random, now, reason); err != nil {
+			return err
+		}
+		if restored {
+			guard.Restored = guard.Cutoff
+		}
+	}
+	next := state{Schema: schema, Run: s.run, HighWater: now}
+	if id != nil {
+		before := next
+		before.Before = id.Run
+		if restored {
+			// The reason must not be forgotten before it is in the guard.
+			before.Before = ""
+		}
+		if err := writeState(s.dir, before); err != nil {
 			return err
 		}
 	}
@@ -227,14 +278,14 @@ func (s *Store) start(st *state) error {
 	}
 	if reason != "" {
 		s.log.Info("new store generation; redirect tokens from before are refused",
-			zap.String("reason", reason), zap.Time("cutoff", guard.Cutoff))
+			zap.String("reason", reason), zap.Time("cutoff", guard.Cutoff), zap.Bool("restored", restored))
 	}
-	return writeState(s.dir, state{Schema: schema, Run: s.run, HighWater: now})
+	return writeState(s.dir, next)
 }
 
 // identify reads who the data belongs to, nil for an empty database, and
-// whether it has a guard.
-func (s *Store) identify(ctx context.Context) (id *identity, guarded bool, err error) {
+// its guard, the zero one where it has none that is valid.
+func (s *Store) identify(ctx context.Context) (id *identity, guard store.Guard, err error) {
 	err = s.View(ctx, func(tx store.Tx) error {
 		_, err := tx.Get(canaryKey())
 		if errors.Is(err, store.ErrSealed) {
@@ -259,32 +310,34 @@ func (s *Store) identify(ctx context.Context) (id *identity, guarded bool, err e
 		if err := json.Unmarshal(value, id); err != nil {
 			return fmt.Errorf("opening the store in %s: %w", s.dir, err)
 		}
-		_, err = store.ReadGuard(tx)
-		guarded = err == nil
+		if guard, err = store.ReadGuard(tx); err != nil {
+			guard = store.Guard{}
+		}
 		return nil
 	})
-	return id, guarded, err
+	return id, guard, err
 }
 
-// amnesia says why the store may have forgotten something, "" if it has not.
-func amnesia(id *identity, guarded bool, st *state, path string, now time.Time) string {
+// amnesia says why the store may have forgotten something, "" if it has not,
+// and whether it may be back at an earlier state as a whole.
+func amnesia(id *identity, old store.Guard, st *state, now time.Time) (reason string, restored bool) {
 	switch {
 	case id == nil:
-		return "the store is new"
-	case !guarded:
-		return "the store had no valid generation"
+		return "the store is new", false
+	case old.Generation == "":
+		return "the store had no valid generation", true
 	case st == nil:
-		return "the state file is missing"
-	case st.Run != id.Run:
-		return "the data does not fit its state file: one of them was restored"
+		return "the state file is missing", true
+	case st.Run != id.Run && (st.Clean || st.Before != id.Run):
+		return "the data does not fit its state file: one of them was restored", true
+	case st.moved:
+		return "the state file was copied: the store was restored", true
 	case !st.Clean:
-		return "the store was not closed cleanly"
+		return "the store was not closed cleanly", false
 	case now.Before(st.HighWater):
-		return "the wall clock went backwards since the store was closed"
-	case st.copied(path):
-		return "the state file was copied: the store was restored"
+		return "the wall clock went backwards since the store was closed", false
 	}
-	return ""
+	return "", false
 }
 
 // Close waits for running transactions, closes the database and marks it as
@@ -302,31 +355,42 @@ func (s *Store) shut() error {
 	s.users.Wait()
 	close(s.stop)
 	s.loop.Wait()
-	if err := s.db.Close(); err != nil {
+	if err := s.space.close(s.db.Close); err != nil {
 		return fmt.Errorf("closing the store: %w", err)
 	}
-	if s.failed != nil {
+	if s.failed != nil || s.damage.Load() != nil {
 		return nil // not cleanly: what is on the disk is unknown
 	}
 	high := s.highWater
 	if now := s.now().Round(0); now.After(high) {
 		high = now
 	}
+	files, err := sumFiles(s.dir)
+	if err != nil {
+		return fmt.Errorf("closing the store: %w", err)
+	}
 	// Somebody may have opened the directory since it was unlocked. This run
 	// is then not the one in the database any more, and the mark says nothing.
-	return writeState(s.dir, state{Schema: schema, Run: s.run, Clean: true, HighWater: high})
+	return writeState(s.dir, state{Schema: schema, Run: s.run, Clean: true, HighWater: high, Files: files})
 }
 
-// collect lets Badger reclaim its value log, as long as the store is open.
+// collect lets Badger reclaim its value log, and reads all tables from time to
+// time to see whether they still are what they were, as long as the store is
+// open.
 func (s *Store) collect() {
 	defer s.loop.Done()
-	t := time.NewTicker(gcInterval)
-	defer t.Stop()
+	gc := time.NewTicker(gcInterval)
+	defer gc.Stop()
+	verify := time.NewTicker(verifyInterval)
+	defer verify.Stop()
 	for {
 		select {
 		case <-s.stop:
 			return
-		case <-t.C:
+		case <-verify.C:
+			s.verify()
+			continue
+		case <-gc.C:
 		}
 		for s.db.RunValueLogGC(0.5) == nil { // one file each, until none is worth it
 			select {
@@ -338,20 +402,54 @@ func (s *Store) collect() {
 	}
 }
 
+// verify checks all tables. A damaged one may hide records, and a record that
+// is not there may be a spent token or a revocation: nobody may rely on the
+// store any more.
+func (s *Store) verify() {
+	err := func() (err error) {
+		defer func() {
+			if r := recover(); r != nil {
+				err = fmt.Errorf("badger: %v", r)
+			}
+		}()
+		return s.db.VerifyChecksum()
+	}()
+	if err == nil {
+		return
+	}
+	err = fmt.Errorf("%w: %w: a file in %s is damaged: %w: %s", store.ErrUnavailable, store.ErrClosed, s.dir, err, wayOut)
+	s.log.Error("the store answers nothing any more", zap.Error(err))
+	s.damage.Store(&err)
+}
+
 // badgerLogger hands Badger's messages to zap. Its Info is news about tables
 // and files: debugging for us.
-type badgerLogger struct{ log *zap.SugaredLogger }
+type badgerLogger struct {
+	log *zap.SugaredLogger
 
-func (l badgerLogger) Errorf(format string, args ...any) {
+	// table is called before a compaction writes a table, in its goroutine:
+	// the message below is the only thing that Badger lets others do there.
+	table func()
+}
+
+// beforeTable begins the message that a compaction logs each time it has
+// collected what goes into one table.
+const beforeTable = "[%d] LOG Compact. Added "
+
+func (l *badgerLogger) Errorf(format string, args ...any) {
 	l.log.Errorf(strings.TrimSpace(format), args...)
 }
 
-func (l badgerLogger) Warningf(format string, args ...any) {
+func (l *badgerLogger) Warningf(format string, args ...any) {
 	l.log.Warnf(strings.TrimSpace(format), args...)
 }
 
-func (l badgerLogger) Infof(format string, args ...any) {
+func (l *badgerLogger) Infof(format string, args ...any) {
 	l.log.Debugf(strings.TrimSpace(format), args...)
 }
 
-func (l badgerLogger) Debugf(string, ...any) {}
+func (l *badgerLogger) Debugf(format string, _ ...any) {
+	if strings.HasPrefix(format, beforeTable) {
+		l.table()
+	}
+}

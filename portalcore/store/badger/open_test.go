@@ -3,6 +3,7 @@ package badger
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -179,20 +180,21 @@ func TestGuard(t *testing.T) {
 		}
 	}
 	tests := []struct {
-		name   string
-		damage func(t *testing.T, dir string)
-		after  time.Duration // until the next Open
-		reason string        // "" for the same generation
+		name     string
+		damage   func(t *testing.T, dir string)
+		after    time.Duration // until the next Open
+		reason   string        // "" for the same generation
+		restored bool
 	}{
 		{name: "clean", after: time.Hour},
 		{name: "clean, same instant"},
 		{name: "clock back", after: -time.Second, reason: "clock went backwards"},
-		{name: "no state file", reason: "missing", damage: func(t *testing.T, dir string) {
+		{name: "no state file", reason: "missing", restored: true, damage: func(t *testing.T, dir string) {
 			if err := os.Remove(filepath.Join(dir, stateFile)); err != nil {
 				t.Fatal(err)
 			}
 		}},
-		{name: "broken state file", reason: "does not fit", damage: func(t *testing.T, dir string) {
+		{name: "broken state file", reason: "does not fit", restored: true, damage: func(t *testing.T, dir string) {
 			if err := os.WriteFile(filepath.Join(dir, stateFile), []byte("{"), 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -200,21 +202,27 @@ func TestGuard(t *testing.T) {
 		{name: "not clean", reason: "not closed cleanly", damage: func(t *testing.T, dir string) {
 			editState(t, dir, func(st *state) { st.Clean = false })
 		}},
-		{name: "another run", reason: "restored", damage: func(t *testing.T, dir string) {
+		{name: "another run", reason: "restored", restored: true, damage: func(t *testing.T, dir string) {
 			editState(t, dir, func(st *state) { st.Run = "another" })
 		}},
-		{name: "state file copied", reason: "copied", damage: func(t *testing.T, dir string) {
-			path := filepath.Join(dir, stateFile)
-			b, err := os.ReadFile(path)
+		{name: "no valid generation", reason: "no valid generation", restored: true, damage: func(t *testing.T, dir string) {
+			s := mustOpen(t, dir, Options{NoSync: true, Now: func() time.Time { return start }})
+			err := s.Update(t.Context(), func(tx store.Tx) error { return tx.Put(store.GuardKey(), []byte("{}")) })
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(path+".copy", b, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.Rename(path+".copy", path); err != nil {
-				t.Fatal(err)
-			}
+			mustClose(t, s)
+		}},
+		{name: "ended while it opened", reason: "not closed cleanly", damage: func(t *testing.T, dir string) {
+			editState(t, dir, func(st *state) { *st = state{Schema: schema, Run: "next", Before: st.Run} })
+		}},
+		// A backup of a running store that was made file by file.
+		{name: "not clean and copied", reason: "copied", restored: true, damage: func(t *testing.T, dir string) {
+			editState(t, dir, func(st *state) { st.Clean = false })
+			copyFile(t, filepath.Join(dir, stateFile))
+		}},
+		{name: "state file copied", reason: "copied", restored: true, damage: func(t *testing.T, dir string) {
+			copyFile(t, filepath.Join(dir, stateFile))
 		}},
 	}
 	for _, test := range tests {
@@ -245,11 +253,59 @@ func TestGuard(t *testing.T) {
 			if second.Generation == first.Generation || !strings.Contains(second.Reason, test.reason) || !second.Cutoff.Equal(now) {
 				t.Errorf("guard %+v, want a new one because of %q from %v", second, test.reason, now)
 			}
+			want := time.Time{}
+			if test.restored {
+				want = now
+			}
+			if !second.Restored.Equal(want) {
+				t.Errorf("restored %v, want %v", second.Restored, want)
+			}
 			// The damage is dealt with: once.
 			if third := guardOf(t, mustOpen(t, dir, o)); third != second {
 				t.Errorf("guard changed again to %+v", third)
 			}
 		})
+	}
+}
+
+// copyFile puts a copy of a file in its place.
+func copyFile(t *testing.T, path string) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path+".copy", b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".copy", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What a generation says about a restore is kept by the next ones, whatever
+// began them.
+func TestRestoredIsKept(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	dir := t.TempDir()
+	o := Options{NoSync: true, Now: func() time.Time { return now }}
+	s := mustOpen(t, dir, o)
+	marked, err := store.MarkRestored(t.Context(), s, rand.Reader, now, "a test")
+	if err != nil || !marked.Restored.Equal(now) || guardOf(t, s) != marked {
+		t.Fatalf("marked %+v, %v", marked, err)
+	}
+	now = now.Add(-time.Hour) // begins one while it is open
+	if err := s.Update(t.Context(), put("a", "1")); err != nil {
+		t.Fatal(err)
+	}
+	if g := guardOf(t, s); g.Generation == marked.Generation || g.Restored != marked.Restored {
+		t.Errorf("after the clock went back: %+v", g)
+	}
+	mustClose(t, s)
+	now = now.Add(-time.Hour) // and one when it opens
+	second := guardOf(t, mustOpen(t, dir, o))
+	if !strings.Contains(second.Reason, "backwards") || second.Restored != marked.Restored {
+		t.Errorf("after another start: %+v", second)
 	}
 }
 
@@ -273,8 +329,19 @@ func TestGuardRestoredData(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(all, stateFile), st, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	// The newer state names the newer files.
+	if _, err := Open(all, Options{Sealer: sealer(t, 1), NoSync: true}); err == nil || !strings.Contains(err.Error(), "remove "+stateFile) {
+		t.Errorf("restored data with the state of a clean close: %v", err)
+	}
+	newer, err := readState(all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := writeState(all, state{Schema: schema, Run: newer.Run}); err != nil {
+		t.Fatal(err)
+	}
 	after := guardOf(t, mustOpen(t, all, Options{NoSync: true}))
-	if after.Generation == before.Generation || !strings.Contains(after.Reason, "does not fit") {
+	if after.Generation == before.Generation || !strings.Contains(after.Reason, "does not fit") || after.Restored.IsZero() {
 		t.Errorf("restored data kept its guard: %+v", after)
 	}
 }
@@ -473,7 +540,7 @@ func TestLostData(t *testing.T) {
 	dir := t.TempDir()
 	mustClose(t, mustOpen(t, dir, Options{NoSync: true}))
 	empty := t.TempDir()
-	st, err := os.ReadFile(filepath.Join(dir, stateFile))
+	st, err := json.Marshal(state{Schema: schema, Run: "of what was there"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,18 +27,29 @@ type state struct {
 	Clean     bool      `json:"clean"`
 	HighWater time.Time `json:"high_water"` // latest wall clock
 
+	// Before is the run that the data still has when the process ended while
+	// the store opened.
+	Before string `json:"before,omitempty"`
+
+	// Files tells, in a store that was closed cleanly, the files that hold its
+	// data. An older MANIFEST is valid in itself, but names fewer tables.
+	Files map[string]string `json:"files,omitempty"`
+
 	// Inode and WrittenAt (by the machine's clock) tell this file from a copy
 	// of it, and so a store from one that was restored from a backup. A copy
 	// has another inode or a later change time; neither can be set by hand.
 	// Zero where the system does not tell.
 	Inode     uint64    `json:"inode,omitempty"`
 	WrittenAt time.Time `json:"written_at"`
+
+	moved bool // copied, as seen when it was read
 }
 
 // readState returns the state in dir, nil when there is none. A file that does
 // not parse counts as "not closed cleanly".
 func readState(dir string) (*state, error) {
-	b, err := os.ReadFile(filepath.Join(dir, stateFile))
+	path := filepath.Join(dir, stateFile)
+	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -49,6 +60,7 @@ func readState(dir string) (*state, error) {
 	if err := json.Unmarshal(b, &st); err != nil {
 		return &state{}, nil
 	}
+	st.moved = st.copied(path)
 	return &st, nil
 }
 

@@ -31,10 +31,6 @@ var (
 	errTxDone = errors.New("store: transaction used after its function returned")
 )
 
-// minFree is what the file system must have left for an update: a few
-// memtables, and as much again for compactions.
-const minFree = 8 * memTableSize
-
 // Store is a store.Store on Badger. Make one with Open.
 //
 // Updates run one after another, so they never conflict and fn runs once. The
@@ -59,8 +55,9 @@ type Store struct {
 	failed    error     // why writing has stopped, after a failed commit
 	highWater time.Time // latest time the wall clock has shown
 
-	commit func(*bdb.Txn) error            // Txn.Commit; tests replace it
-	free   func(dir string) (uint64, bool) // freeBytes; tests replace it
+	commit func(*bdb.Txn) error // Txn.Commit; tests replace it
+	space  *space
+	damage atomic.Pointer[error] // why nothing can be relied on any more
 
 	commits, updates atomic.Int64
 
@@ -81,6 +78,9 @@ func (s *Store) enter() error {
 	defer s.mu.Unlock()
 	if s.closed {
 		return store.ErrClosed
+	}
+	if err := s.damage.Load(); err != nil {
+		return *err
 	}
 	s.users.Add(1)
 	return nil
@@ -227,8 +227,8 @@ func (s *Store) open() (*batch, error) {
 	if s.failed != nil {
 		return nil, s.stopped()
 	}
-	if free, ok := s.free(s.dir); ok && free < minFree {
-		return nil, fmt.Errorf("%w in %s: %d MiB are left, %d MiB are needed", ErrDiskFull, s.dir, free>>20, uint64(minFree)>>20)
+	if err := s.space.admit(); err != nil {
+		return nil, err
 	}
 	b := s.batch
 	if b == nil {
@@ -244,7 +244,7 @@ func (s *Store) open() (*batch, error) {
 }
 
 func (s *Store) stopped() error {
-	return fmt.Errorf("%w for writing, since a commit failed; repair the disk and restart: %w", store.ErrClosed, s.failed)
+	return fmt.Errorf("%w: %w for writing, since a commit failed; repair the disk and restart: %w", store.ErrUnavailable, store.ErrClosed, s.failed)
 }
 
 // begin makes a new batch on top of everything that is committed.
@@ -275,11 +275,15 @@ func (s *Store) watchClock(b *batch) error {
 		}
 		return nil
 	}
-	g, err := store.NewGuard(s.random, now, "the wall clock went backwards while the store was open")
+	tx := &updateTx{snapshot: snapshot{txn: b.snap, sealer: s.sealer}, batch: b, writes: overlay{}}
+	old, err := store.ReadGuard(tx)
 	if err != nil {
 		return err
 	}
-	tx := &updateTx{snapshot: snapshot{txn: b.snap, sealer: s.sealer}, batch: b, writes: overlay{}}
+	g, err := old.Next(s.random, now, "the wall clock went backwards while the store was open")
+	if err != nil {
+		return err
+	}
 	if err := store.WriteGuard(tx, g); err != nil {
 		return err
 	}
@@ -306,6 +310,7 @@ func (s *Store) flush(b *batch) {
 	defer func() {
 		b.snap.Discard()
 		close(b.done)
+		s.space.replaceSpare()
 	}()
 	err := s.write(b)
 	if err == nil {

@@ -1,6 +1,8 @@
 package badger
 
 import (
+	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"syscall"
@@ -16,14 +18,47 @@ func fileIdentity(fi fs.FileInfo) (inode uint64, changed time.Time, ok bool) {
 	return st.Ino, time.Unix(st.Ctim.Unix()), true
 }
 
-// freeBytes returns how much room the file system of dir has for us, and
-// whether that is known.
-func freeBytes(dir string) (uint64, bool) {
+// statDisk returns what is known about the file system of dir.
+func statDisk(dir string) (disk, bool) {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(dir, &st); err != nil || st.Bsize <= 0 || st.Blocks == 0 {
-		return 0, false
+		return disk{}, false
 	}
-	return st.Bavail * uint64(st.Bsize), true
+	return disk{
+		free:     int64(min(st.Bavail, 1<<42) * uint64(st.Bsize)),
+		readOnly: st.Flags&syscall.MS_RDONLY != 0,
+	}, true
+}
+
+// reserve gives f blocks for its first size bytes, and does not change its
+// length.
+func reserve(f *os.File, size int64) error {
+	const keepSize = 1 // FALLOC_FL_KEEP_SIZE
+	for {
+		err := syscall.Fallocate(int(f.Fd()), keepSize, 0, size)
+		if errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.ENOSYS) {
+			return errors.ErrUnsupported
+		}
+		if !errors.Is(err, syscall.EINTR) {
+			return err
+		}
+	}
+}
+
+// lockDir locks dir as Badger does.
+func lockDir(dir string) (unlock func(), err error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("opening the store: %w", err)
+	}
+	if err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = d.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, inUse(dir)
+		}
+		return nil, fmt.Errorf("opening the store: locking %s: %w", dir, err)
+	}
+	return func() { _ = d.Close() }, nil
 }
 
 func syncDir(dir string) error {

@@ -3,7 +3,9 @@
 package badger
 
 import (
+	"errors"
 	"io/fs"
+	"os"
 	"time"
 )
 
@@ -14,7 +16,12 @@ func fileIdentity(fs.FileInfo) (inode uint64, changed time.Time, ok bool) {
 	return 0, time.Time{}, false
 }
 
-func freeBytes(string) (uint64, bool) { return 0, false }
+func statDisk(string) (disk, bool) { return disk{}, false }
+
+func reserve(*os.File, int64) error { return errors.ErrUnsupported }
+
+// lockDir leaves it to Badger, which looks at the lock a moment later.
+func lockDir(string) (unlock func(), err error) { return func() {}, nil }
 
 // syncDir does nothing: not every system lets a directory be synced.
 func syncDir(string) error { return nil }
