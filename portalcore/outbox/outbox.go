@@ -643,11 +643,11 @@ func (b *Outbox) Resend(ctx context.Context, id string) (int, error) {
 	begun := store.TimePart(b.o.Now().UnixNano()) // what dies from now on stays
 	n := 0
 	var from []byte
-	for {
+	for more := true; more; {
 		var keys [][]byte
-		var last []byte
+		var last store.Entry
 		err := b.o.Store.View(ctx, func(tx store.Tx) error {
-			keys, last = nil, nil
+			keys = nil
 			entries, err := tx.Scan(prefix, from, page, false)
 			if err != nil {
 				return err
@@ -661,8 +661,8 @@ func (b *Outbox) Resend(ctx context.Context, id string) (int, error) {
 					keys = append(keys, e.Key)
 				}
 			}
-			if len(entries) == page {
-				last = entries[page-1].Key
+			if more = len(entries) == page; more {
+				last = entries[page-1]
 			}
 			return nil
 		})
@@ -675,10 +675,8 @@ func (b *Outbox) Resend(ctx context.Context, id string) (int, error) {
 				return n, fmt.Errorf("outbox: sending dead events again: %w", err)
 			}
 		}
-		if last == nil || id != "" && n > 0 {
-			break
-		}
-		from = append(last, 0)
+		more = more && (id == "" || n == 0)
+		from = append(last.Key, 0)
 	}
 	if id != "" && n == 0 {
 		return 0, ErrNoEvent

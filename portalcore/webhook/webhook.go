@@ -95,7 +95,7 @@ func New(o Options) (*Handler, error) {
 // ServeHTTP takes one event.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id := h.requestID()
-	w.Header().Set("X-Request-Id", id)
+	w.Header().Set("X-Request-ID", id)
 	w.Header().Set("Cache-Control", "no-store")
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)

@@ -79,7 +79,6 @@ type env struct {
 	log      *observer.ObservedLogs
 	mu       sync.Mutex
 	now      time.Time
-	woken    []string // what a commit of which stands woke
 	recovers atomic.Int64
 }
 
@@ -426,6 +425,7 @@ func TestFlood(t *testing.T) {
 // No more than so many bodies are in memory at once, and a sender that does
 // not send its body is cut off.
 func TestSlowBodies(t *testing.T) {
+	t.Parallel() // it waits
 	e := open(t, secret)
 	srv := httptest.NewServer(e)
 	defer srv.Close()

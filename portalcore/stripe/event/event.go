@@ -70,11 +70,11 @@ func Parse(header http.Header, body []byte, o Options) (billing.Event, error) {
 // for each secret.
 func Sign(body []byte, at time.Time, secrets ...string) string {
 	t := strconv.FormatInt(at.Unix(), 10)
-	s := "t=" + t
+	parts := []string{"t=" + t}
 	for _, secret := range secrets {
-		s += ",v1=" + hex.EncodeToString(sum(t, body, secret))
+		parts = append(parts, "v1="+hex.EncodeToString(sum(t, body, secret)))
 	}
-	return s
+	return strings.Join(parts, ",")
 }
 
 func sum(t string, body []byte, secret string) []byte {
