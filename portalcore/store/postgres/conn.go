@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -20,13 +22,57 @@ import (
 // SQL would run on older ones; nobody maintains those.
 const minVersion = 130000
 
+// Target is what a connection string says about where the database is.
+type Target struct {
+	// Name is the hosts and the database, without user and password.
+	Name string
+	// Exposed is true where a host is not on this machine and its certificate
+	// is not checked (sslmode is neither verify-ca nor verify-full), so that
+	// whoever is in between reads and changes what is sent.
+	Exposed bool
+}
+
+// ParseTarget reads a connection string and connects to nothing. Its errors
+// never hold the string.
+func ParseTarget(dsn string) (Target, error) {
+	cfg, err := pgxpool.ParseConfig(dsn)
+	if err != nil {
+		return Target{}, errDSN
+	}
+	c := cfg.ConnConfig
+	hosts := []*pgconn.FallbackConfig{{Host: c.Host, Port: c.Port, TLSConfig: c.TLSConfig}}
+	hosts = append(hosts, c.Fallbacks...) // of one host too: with and without TLS
+	var t Target
+	var names []string
+	for _, h := range hosts {
+		if name := net.JoinHostPort(h.Host, strconv.Itoa(int(h.Port))); !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+		if !local(h.Host) && (h.TLSConfig == nil || h.TLSConfig.InsecureSkipVerify && h.TLSConfig.VerifyPeerCertificate == nil) {
+			t.Exposed = true
+		}
+	}
+	t.Name = strings.Join(names, ",") + "/" + c.Database
+	return t, nil
+}
+
+// local reports whether what is sent to host stays on this machine: a socket's
+// directory, or loopback.
+func local(host string) bool {
+	ip := net.ParseIP(host)
+	return strings.HasPrefix(host, "/") || strings.HasPrefix(host, "@") || host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// errDSN says nothing of the string: what pgx says may quote a password that
+// it did not recognize as one.
+var errDSN = errors.New("store: the PostgreSQL connection string cannot be read: write it as postgres://user:password@host:5432/database?sslmode=verify-full (the password percent-encoded, the files it names readable) or as key=value pairs")
+
 // poolConfig reads the connection string and sets what does not depend on the
 // operator.
 func poolConfig(o Options) (*pgxpool.Config, error) {
 	cfg, err := pgxpool.ParseConfig(o.DSN)
 	if err != nil {
-		// What pgx says may quote a password that it did not recognize as one.
-		return nil, errors.New("store: the PostgreSQL connection string cannot be read: write it as postgres://user:password@host:5432/database?sslmode=verify-full (a password percent-encoded) or as key=value pairs")
+		return nil, errDSN
 	}
 	cfg.MaxConns = o.MaxConns
 	cfg.MinIdleConns = 0
