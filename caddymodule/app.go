@@ -192,7 +192,7 @@ func (a *App) Start() error {
 			a.closeLater(s.provider.Close)
 		}
 		s.portal, err = portalcore.New(portalcore.Options{
-			Tenant: s.tenant, Store: st, Provider: s.provider.Provider, Logger: s.logger,
+			Tenant: s.tenant, Store: failpointStore(st), Provider: failpointProvider(s.provider.Provider), Logger: s.logger,
 			Process: process, ExclusiveStore: st.Exclusive, SkipAccessLog: skipAccessLog,
 		})
 		if err != nil {

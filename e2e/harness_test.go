@@ -11,17 +11,17 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/cookiejar"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/portalcore/caddy-billing-portal/e2e/browse"
 )
 
 // scratch holds what all tests share: the binaries.
@@ -283,23 +283,12 @@ func mint(t *testing.T, portal, key, customer string, fields ...string) string {
 	return s.URL
 }
 
-// visitor is a browser without a window: cookies, and the headers that
-// browsers send.
-type visitor struct {
-	portal string
-	client *http.Client
-}
+// visitor is a browser without a window.
+type visitor struct{ *browse.Visitor }
 
 func newVisitor(t *testing.T, portal string) *visitor {
 	t.Helper()
-	jar, err := cookiejar.New(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &visitor{portal: portal, client: &http.Client{
-		Jar: jar, Timeout: 2 * time.Minute, Transport: &http.Transport{},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}
+	return &visitor{browse.New(portal, nil)}
 }
 
 // page is an answer.
@@ -311,31 +300,11 @@ type page struct {
 }
 
 func (v *visitor) do(ctx context.Context, method, target, site string, form url.Values) (page, error) {
-	if strings.HasPrefix(target, "/") {
-		target = v.portal + target
+	if form == nil && method == http.MethodPost {
+		form = url.Values{}
 	}
-	var body io.Reader
-	if form != nil {
-		body = strings.NewReader(form.Encode())
-	}
-	r, err := http.NewRequestWithContext(ctx, method, target, body)
-	if err != nil {
-		return page{}, err
-	}
-	r.Header.Set("Sec-Fetch-Site", site)
-	r.Header.Set("Sec-Fetch-Mode", "navigate")
-	r.Header.Set("Sec-Fetch-Dest", "document")
-	if form != nil {
-		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		r.Header.Set("Origin", v.portal)
-	}
-	res, err := v.client.Do(r)
-	if err != nil {
-		return page{}, err
-	}
-	defer res.Body.Close()
-	raw, err := io.ReadAll(res.Body)
-	return page{res.StatusCode, res.Header.Get("Location"), string(raw), res.Header}, err
+	p, err := v.Do(ctx, target, site, form)
+	return page{p.Status, p.Location, p.Body, p.Header}, err
 }
 
 func (v *visitor) get(t *testing.T, target string) page {
@@ -376,28 +345,12 @@ func signIn(t *testing.T, portal, key, customer string) *visitor {
 	return v
 }
 
-var (
-	formRE  = regexp.MustCompile(`(?s)<form[^>]*action="([^"]*)"[^>]*>(.*?)</form>`)
-	inputRE = regexp.MustCompile(`<(?:input|button)[^>]*>`)
-	attrRE  = regexp.MustCompile(`([a-z-]+)="([^"]*)"`)
-)
-
 // forms reads a page's forms: where they post to, and their hidden and
 // prefilled fields.
 func (p page) forms() []form {
 	var list []form
-	for _, m := range formRE.FindAllStringSubmatch(p.body, -1) {
-		f := form{action: unescape(m[1]), fields: url.Values{}}
-		for _, in := range inputRE.FindAllString(m[2], -1) {
-			attr := map[string]string{}
-			for _, a := range attrRE.FindAllStringSubmatch(in, -1) {
-				attr[a[1]] = unescape(a[2])
-			}
-			if attr["name"] != "" && attr["type"] != "radio" && attr["type"] != "checkbox" && attr["type"] != "submit" {
-				f.fields.Add(attr["name"], attr["value"])
-			}
-		}
-		list = append(list, f)
+	for _, f := range (browse.Page{Body: p.body}).Forms() {
+		list = append(list, form{f.Action, f.Fields})
 	}
 	return list
 }
@@ -405,10 +358,6 @@ func (p page) forms() []form {
 type form struct {
 	action string
 	fields url.Values
-}
-
-func unescape(s string) string {
-	return strings.NewReplacer("&amp;", "&", "&#34;", `"`, "&#39;", "'", "&#43;", "+", "&lt;", "<", "&gt;", ">").Replace(s)
 }
 
 func (p page) form(t *testing.T, action string) form {

@@ -33,7 +33,7 @@ func (b *browser) visitor(portal string) *visitor {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	v.client.Jar.SetCookies(u, b.cookies(portal))
+	v.Client.Jar.SetCookies(u, b.cookies(portal))
 	return v
 }
 
