@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,8 +18,12 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore"
+	"github.com/portalcore/caddy-billing-portal/portalcore/journal"
+	"github.com/portalcore/caddy-billing-portal/portalcore/outbox"
+	"github.com/portalcore/caddy-billing-portal/portalcore/session"
 	"github.com/portalcore/caddy-billing-portal/portalcore/store"
 )
 
@@ -60,6 +65,12 @@ func (adminAPI) Routes() []caddy.AdminRoute {
 		route(http.MethodGet, "tenants", adminTenants),
 		route(http.MethodGet, "status", adminStatus),
 		route(http.MethodGet, "intents", adminIntents),
+		route(http.MethodPost, "intents/settle", adminSettle),
+		route(http.MethodGet, "sessions", adminSessions),
+		route(http.MethodPost, "sessions/revoke", adminRevoke),
+		route(http.MethodGet, "events", adminEvents),
+		route(http.MethodPost, "events/resend", adminResend),
+		route(http.MethodPost, "restored", adminRestored),
 	}
 	return append(routes, caddy.AdminRoute{Pattern: adminBase, Handler: caddy.AdminHandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
 		paths := make([]string, len(routes))
@@ -107,6 +118,10 @@ func apiError(err error) error {
 	}
 	for cause, s := range map[error]int{
 		store.ErrNotFound:        http.StatusNotFound,
+		session.ErrNone:          http.StatusNotFound,
+		outbox.ErrNoEvent:        http.StatusNotFound,
+		portalcore.ErrNoEvents:   http.StatusNotFound,
+		journal.ErrNotManual:     http.StatusConflict,
 		store.ErrUnavailable:     http.StatusServiceUnavailable,
 		store.ErrUnknown:         http.StatusServiceUnavailable,
 		store.ErrClosed:          http.StatusServiceUnavailable,
@@ -295,6 +310,184 @@ func adminIntents(w http.ResponseWriter, r *http.Request, a *App) error {
 		return err
 	}
 	return answer(w, page)
+}
+
+// settleRequest is the body of intents/settle.
+type settleRequest struct {
+	Tenant   string `json:"tenant,omitempty"`
+	Intent   string `json:"intent"`
+	Customer string `json:"customer,omitempty"`
+	State    string `json:"state"`
+	By       string `json:"by"`
+	Note     string `json:"note,omitempty"`
+}
+
+func adminSettle(w http.ResponseWriter, r *http.Request, a *App) error {
+	var in settleRequest
+	s, err := order(w, r, a, &in, &in.Tenant)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), adminTimeout)
+	defer cancel()
+	i, err := s.portal.SettleManual(ctx, portalcore.Settlement{
+		Intent: in.Intent, Customer: in.Customer, State: in.State, By: in.By, Note: in.Note,
+	})
+	if err != nil {
+		return err
+	}
+	return answer(w, i)
+}
+
+// order reads the body of a POST and finds the tenant that it is about.
+func order(w http.ResponseWriter, r *http.Request, a *App, into any, tenant *string) (*site, error) {
+	if _, err := query(r); err != nil {
+		return nil, err
+	}
+	if err := body(w, r, into); err != nil {
+		return nil, err
+	}
+	return a.tenant(*tenant)
+}
+
+// sessionsAnswer is the answer of sessions.
+type sessionsAnswer struct {
+	Sessions []portalcore.SessionStatus `json:"sessions"`
+}
+
+func adminSessions(w http.ResponseWriter, r *http.Request, a *App) error {
+	q, err := query(r, "tenant", "customer")
+	if err != nil {
+		return err
+	}
+	s, err := a.tenant(q.Get("tenant"))
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), adminTimeout)
+	defer cancel()
+	list, err := s.portal.Sessions(ctx, q.Get("customer"))
+	if err != nil {
+		return err
+	}
+	return answer(w, sessionsAnswer{list})
+}
+
+// revokeRequest is the body of sessions/revoke.
+type revokeRequest struct {
+	Tenant   string `json:"tenant,omitempty"`
+	Session  string `json:"session,omitempty"`
+	Customer string `json:"customer,omitempty"`
+	All      bool   `json:"all,omitempty"`
+	By       string `json:"by"`
+}
+
+func adminRevoke(w http.ResponseWriter, r *http.Request, a *App) error {
+	var in revokeRequest
+	s, err := order(w, r, a, &in, &in.Tenant)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), adminTimeout)
+	defer cancel()
+	if err := s.portal.RevokeSessions(ctx, portalcore.Revocation{Session: in.Session, Customer: in.Customer, All: in.All, By: in.By}); err != nil {
+		return err
+	}
+	return answer(w, struct{}{})
+}
+
+// eventsAnswer is the answer of events.
+type eventsAnswer struct {
+	Events []outbox.DeadEvent `json:"events"`
+}
+
+func adminEvents(w http.ResponseWriter, r *http.Request, a *App) error {
+	q, err := query(r, "tenant", "limit")
+	if err != nil {
+		return err
+	}
+	s, err := a.tenant(q.Get("tenant"))
+	if err != nil {
+		return err
+	}
+	n, err := limit(q)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), adminTimeout)
+	defer cancel()
+	list, err := s.portal.DeadEvents(ctx, n)
+	if err != nil {
+		return err
+	}
+	return answer(w, eventsAnswer{list})
+}
+
+// resendRequest is the body of events/resend.
+type resendRequest struct {
+	Tenant string `json:"tenant,omitempty"`
+	Event  string `json:"event,omitempty"`
+	All    bool   `json:"all,omitempty"`
+	By     string `json:"by"`
+}
+
+// resendAnswer is the answer of events/resend.
+type resendAnswer struct {
+	Resent int `json:"resent"`
+}
+
+func adminResend(w http.ResponseWriter, r *http.Request, a *App) error {
+	var in resendRequest
+	s, err := order(w, r, a, &in, &in.Tenant)
+	if err != nil {
+		return err
+	}
+	if in.All == (in.Event != "") {
+		return refuse(http.StatusBadRequest, "event, all: want one of them")
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), adminTimeout)
+	defer cancel()
+	n, err := s.portal.ResendEvents(ctx, in.Event, in.By)
+	if err != nil {
+		return err
+	}
+	return answer(w, resendAnswer{n})
+}
+
+// restoredRequest is the body of restored.
+type restoredRequest struct {
+	By   string `json:"by"`
+	Note string `json:"note,omitempty"`
+}
+
+// adminRestored takes an operator's word that the database was put back to an
+// earlier state, which the store cannot always see for itself.
+func adminRestored(w http.ResponseWriter, r *http.Request, a *App) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	var in restoredRequest
+	if err := body(w, r, &in); err != nil {
+		return err
+	}
+	if len(a.sites) == 0 {
+		return errNoPortal
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), adminTimeout)
+	defer cancel()
+	// Written down first, as every order is.
+	for _, name := range a.tenantNames() {
+		if err := a.sites[name].portal.NoteRestored(ctx, in.By, in.Note); err != nil {
+			return fmt.Errorf("tenant %s: %w", name, err)
+		}
+	}
+	guard, err := store.MarkRestored(ctx, a.store, rand.Reader, time.Now(), "an operator said that the store was put back to an earlier state: "+in.By)
+	if err != nil {
+		return err
+	}
+	a.logger.Warn("the store was put back to an earlier state, an operator said; sessions and links from before are over, and what was under way is settled by reading",
+		zap.String("by", in.By), zap.Time("restored", guard.Restored))
+	return answer(w, guard)
 }
 
 // Interface guards

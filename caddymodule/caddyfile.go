@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -117,6 +118,11 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 //		session {
 //			idle     <duration>
 //			absolute <duration>
+//			limit    <number>
+//		}
+//		events {
+//			url    <https://…>
+//			secret <placeholder> [<placeholder of the old one>]
 //		}
 //		account_max_age <duration>
 //		catalogue {
@@ -174,6 +180,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"entry":           {once, func() error { return oneArg(d, &t.Entry) }},
 		"default_role":    {once, func() error { return oneArg(d, &t.DefaultRole) }},
 		"session":         {once, func() error { return t.parseSession(d) }},
+		"events":          {once, func() error { return t.parseEvents(d) }},
 		"account_max_age": {once, func() error { return durationArg(d, &t.AccountMaxAge) }},
 		"catalogue":       {once, func() error { return t.parseCatalogue(d) }},
 		"policy":          {repeated, func() error { return t.parsePolicy(d) }},
@@ -235,6 +242,37 @@ func (t *Tenant) parseSession(d *caddyfile.Dispenser) error {
 	return block(d, "session", subdirectives{
 		"idle":     {once, func() error { return durationArg(d, &t.Session.Idle) }},
 		"absolute": {once, func() error { return durationArg(d, &t.Session.Absolute) }},
+		"limit": {once, func() error {
+			n, err := numberArg(d)
+			if err == nil && n < 1 {
+				err = d.Errf("session limit: want 1 or more")
+			}
+			t.Session.Limit = int(n)
+			return err
+		}},
+	})
+}
+
+func (t *Tenant) parseEvents(d *caddyfile.Dispenser) error {
+	if err := noArgs(d); err != nil {
+		return err
+	}
+	t.Events = new(Events)
+	return block(d, "events", subdirectives{
+		"url": {once, func() error { return oneArg(d, &t.Events.URL) }},
+		"secret": {once, func() error {
+			args := d.RemainingArgs()
+			if len(args) < 1 || len(args) > 2 {
+				return d.Errf("secret takes a placeholder like {env.NAME} or {file./path/to/secret}, and after it that of the old secret while it is changed")
+			}
+			for i, arg := range args {
+				if err := checkSecret(fmt.Sprintf("events: secret %d", i+1), arg); err != nil {
+					return d.WrapErr(err)
+				}
+			}
+			t.Events.Secrets = args
+			return nil
+		}},
 	})
 }
 

@@ -108,7 +108,7 @@ func readGolden(t *testing.T, name string) string {
 // TestCaddyfileErrors has one case for each error of the grammar.
 func TestCaddyfileErrors(t *testing.T) {
 	for _, tc := range []struct{ name, in, want string }{
-		{"unknown", "origins https://x", `billing_portal has no subdirective "origins": it takes account_max_age, api_key, brand, catalogue, default_role, entry, name, origin, policy, provider, return_to, session, trust`},
+		{"unknown", "origins https://x", `billing_portal has no subdirective "origins": it takes account_max_age, api_key, brand, catalogue, default_role, entry, events, name, origin, policy, provider, return_to, session, trust`},
 		{"twice", "origin https://a\norigin https://b", "billing_portal has origin twice"},
 		{"origin without", "origin", "origin takes one argument"},
 		{"origin with two", "origin https://a https://b", "origin takes one argument"},
@@ -137,8 +137,16 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"plain jwt argument", "trust app {\nallow_plain_jwt yes\n}", "allow_plain_jwt takes no argument"},
 		{"return_to without", "return_to", "return_to takes one or more arguments"},
 		{"session argument", "session 30m", "session takes no argument"},
-		{"session unknown", "session {\nmax 1h\n}", `session has no subdirective "max": it takes absolute, idle`},
+		{"session unknown", "session {\nmax 1h\n}", `session has no subdirective "max": it takes absolute, idle, limit`},
 		{"session duration", "session {\nidle soon\n}", `idle: "soon" is not a duration`},
+		{"session limit", "session {\nlimit 0\n}", "session limit: want 1 or more"},
+		{"session limit word", "session {\nlimit few\n}", `limit: "few" is not a whole number`},
+		{"events argument", "events https://app.example.com/", "events takes no argument"},
+		{"events unknown", "events {\nuri https://x\n}", `events has no subdirective "uri": it takes secret, url`},
+		{"events literal secret", "events {\nsecret " + canary + "\n}", "events: secret 1 stands in the config itself"},
+		{"events literal old secret", "events {\nsecret {env.X} " + canary + "\n}", "events: secret 2 stands in the config itself"},
+		{"events without secret", "events {\nsecret\n}", "secret takes a placeholder"},
+		{"events three secrets", "events {\nsecret {env.X} {env.Y} {env.Z}\n}", "secret takes a placeholder"},
 		{"session negative", "session {\nidle -1m\n}", `idle: "-1m" is not a duration`},
 		{"max age", "account_max_age often", `account_max_age: "often" is not a duration`},
 		{"catalogue argument", "catalogue stripe", "catalogue takes no argument"},
@@ -287,6 +295,12 @@ func TestProvisionErrors(t *testing.T) {
 		{"no return_to", "http://localhost:9080 {\nbilling_portal {\norigin http://localhost:9080\nprovider sandbox\napi_key {env.BP_KEY}\nbrand {\nname Acme\n}\n}\n}", "billing_portal http://localhost:9080: return_to is required"},
 		{"entry", site("entry always"), `entry "always": want same_site or confirm`},
 		{"default_role", site("default_role admin"), "default_role"},
+		{"session limit", site("session {\nlimit 101\n}"), "limit 101: want 1 to 100"},
+		{"events without url", site("events {\nsecret {env.BP_SECRET}\n}"), "events: url is missing"},
+		{"events without secret", site("events {\nurl https://app.example.com/hooks\n}"), "one secret is needed"},
+		{"events secret unset", site("events {\nurl https://app.example.com/hooks\nsecret {env.BP_NOT_SET}\n}"), "events: secret 1: the placeholder {env.BP_NOT_SET} has no value"},
+		{"events secret malformed", site("events {\nurl https://app.example.com/hooks\nsecret {env.BP_SECRET}\n}"), "a secret must be whsec_ and 24 to 64 random bytes in base64"},
+		{"events plain http", site("events {\nurl http://app.example.com/hooks\nsecret {env.BP_SECRET}\n}"), "the URL must be https"},
 		{"session", site("session {\nidle 2h\nabsolute 1h\n}"), "want 1m <= idle <= absolute <= 24h"},
 		{"account_max_age", site("account_max_age 2h"), "account_max_age"},
 		{"plan without prices", site("catalogue {\nplan a {\nrank 1\n}\n}"), `plan "a" has no prices`},
@@ -382,6 +396,7 @@ func TestCaddyfileExample(t *testing.T) {
 	t.Setenv("PORTAL_SEAL_KEY", strings.Repeat("5a", 32))
 	t.Setenv("STRIPE_RESTRICTED_KEY", "rk_test_0123456789abcdefghij")
 	t.Setenv("PORTAL_API_KEY", "bpk_test_0123456789abcdefghij")
+	t.Setenv("PORTAL_EVENTS_SECRET", "whsec_"+strings.Repeat("A", 43)+"=")
 	before := opened.Load()
 	if err := validateJSON(t, raw); err != nil {
 		t.Error(err)
@@ -401,6 +416,7 @@ func TestConfigurationIsDocumented(t *testing.T) {
 		"stripe":    "x {\nbilling_portal {\nprovider stripe {\nno_such\n}\n}\n}",
 		"sandbox":   "x {\nbilling_portal {\nprovider sandbox {\nno_such\n}\n}\n}",
 		"trust":     "x {\nbilling_portal {\ntrust a {\nno_such\n}\n}\n}",
+		"events":    "x {\nbilling_portal {\nevents {\nno_such\n}\n}\n}",
 		"session":   "x {\nbilling_portal {\nsession {\nno_such\n}\n}\n}",
 		"plan":      "x {\nbilling_portal {\ncatalogue {\nplan a {\nno_such\n}\n}\n}\n}",
 		"policy":    "x {\nbilling_portal {\npolicy {\nno_such\n}\n}\n}",
@@ -434,6 +450,7 @@ func TestConfigurationExamples(t *testing.T) {
 	t.Setenv("ACME_OLD_PUBLIC_KEY", `{"kty":"EC","crv":"P-256","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}`)
 	t.Setenv("BP_KEY", "bpk_test_0123456789abcdefghij")
 	t.Setenv("XDG_DATA_HOME", dir)
+	t.Setenv("PORTAL_EVENTS_SECRET", "whsec_"+strings.Repeat("A", 43)+"=")
 	sealKey := filepath.Join(dir, "seal.key")
 	write(t, sealKey, strings.Repeat("5a", 32))
 	doc := strings.NewReplacer("/etc/acme/portal.pub", pub, "/etc/billing-portal/seal.key", sealKey).Replace(readGolden(t, "../docs/configuration.md"))
@@ -448,7 +465,7 @@ func TestConfigurationExamples(t *testing.T) {
 			site += text
 		}
 	}
-	for _, want := range []string{"billing_portal", "trust", "catalogue", "policy"} {
+	for _, want := range []string{"billing_portal", "trust", "catalogue", "policy", "events"} {
 		if !strings.Contains(global+site, want+" ") {
 			t.Errorf("there is no example of %s", want)
 		}

@@ -23,6 +23,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore"
+	"github.com/portalcore/caddy-billing-portal/portalcore/store"
 )
 
 // operatorCommands are what operators do with a Caddy that runs, through its
@@ -49,7 +50,113 @@ cancelled, and manual, which waits for an operator.
 					fl.Int("limit", portalcore.DefaultList, "how many at most")
 				},
 				run: listIntents,
+			},
+			adminCommand{
+				use:   "settle <intent> --as succeeded|partial|not_applied [--note <text>] [--by <name>]",
+				short: "Settles a change that needs a person",
+				long: `
+Ends a change that is "manual": the provider's answer could not be settled by
+reading, so look at the provider first, by the idempotency keys in
+
+  caddy billing-portal intents list --state manual --json
+
+and then say what you found: it took effect (succeeded), only a part of it did
+(partial), or nothing did (not_applied). Nothing is sent to the provider. The
+customer's receipt says so from then on, and the vendor's backend hears of it.
+
+  caddy billing-portal intents settle 4f2k9x... --as not_applied --note "no invoice, plan unchanged"
+
+The intent is its id, or the reference that stands on the customer's receipt.
+`,
+				args: 1,
+				flags: func(fl *pflag.FlagSet) {
+					fl.String("as", "", "what you found: succeeded, partial or not_applied")
+					fl.String("note", "", "what you saw, for the audit trail")
+					fl.String("customer", "", "whose it is (needed only where very many wait)")
+					byFlag(fl)
+				},
+				run: settleIntent,
 			}),
+		group("sessions", "Lists and ends customers' sessions",
+			adminCommand{
+				use:   "list --customer <id>",
+				short: "Lists a customer's sessions",
+				long: `
+Lists where a customer is signed in, the newest first.
+
+  caddy billing-portal sessions list --customer cus_123
+`,
+				flags: func(fl *pflag.FlagSet) { fl.String("customer", "", "whose sessions") },
+				run:   listSessions,
+			},
+			adminCommand{
+				use:   "revoke --session <id> | --customer <id> | --all [--by <name>]",
+				short: "Ends sessions",
+				long: `
+Ends one session, all of a customer, or all of the tenant. They are over on
+their next request, on every node. Links that were not opened yet stay good.
+
+  caddy billing-portal sessions revoke --session ses_...
+  caddy billing-portal sessions revoke --customer cus_123
+  caddy billing-portal sessions revoke --all
+`,
+				flags: func(fl *pflag.FlagSet) {
+					fl.String("session", "", "the session with this id")
+					fl.String("customer", "", "all of this customer's")
+					fl.Bool("all", false, "all of the tenant's")
+					byFlag(fl)
+				},
+				run: revokeSessions,
+			}),
+		group("events", "Lists events that the vendor's backend did not take, and sends them again",
+			adminCommand{
+				use:   "list [--limit <n>]",
+				short: "Lists dead events",
+				long: `
+Lists the events that the vendor's backend did not take in about three days, the
+one that was given up last first. They are kept for 90 days.
+
+  caddy billing-portal events list
+`,
+				flags: func(fl *pflag.FlagSet) { fl.Int("limit", portalcore.DefaultList, "how many at most") },
+				run:   listEvents,
+			},
+			adminCommand{
+				use:   "resend --event <id> | --all [--by <name>]",
+				short: "Sends dead events again",
+				long: `
+Puts dead events at the end of their customers' queues, with about three days
+before them. They keep their ids, so a backend that saw one before can tell.
+
+  caddy billing-portal events resend --event evt_...
+  caddy billing-portal events resend --all
+`,
+				flags: func(fl *pflag.FlagSet) {
+					fl.String("event", "", "the event with this id")
+					fl.Bool("all", false, "all that are dead")
+					byFlag(fl)
+				},
+				run: resendEvents,
+			}),
+		adminCommand{
+			use:   "restored [--note <text>] [--by <name>]",
+			short: "Declares that the database was put back to an earlier state",
+			long: `
+Tells the portals that their database was put back to an earlier state by other
+means than "caddy billing-portal restore": a PostgreSQL server that was recovered
+to a point in time, a snapshot of a disk. The portal cannot always see that for
+itself. All sessions and links from before end, and changes that were under way
+are settled by reading the provider, never by sending again.
+
+  caddy billing-portal restored --note "recovered to 09:40 UTC"
+`,
+			whole: true,
+			flags: func(fl *pflag.FlagSet) {
+				fl.String("note", "", "what happened, for the audit trail")
+				byFlag(fl)
+			},
+			run: declareRestored,
+		}.command(),
 		adminCommand{
 			use:   "status",
 			whole: true,
@@ -288,6 +395,109 @@ func listIntents(c *adminClient) error {
 	return nil
 }
 
+func settleIntent(c *adminClient) error {
+	by, err := c.operator()
+	if err != nil {
+		return err
+	}
+	var i portalcore.IntentStatus
+	err = c.call(http.MethodPost, "intents/settle", nil, settleRequest{
+		Tenant: c.String("tenant"), Intent: c.Arg(0), Customer: c.String("customer"), State: c.String("as"), By: by, Note: c.String("note"),
+	}, &i)
+	if err != nil {
+		return err
+	}
+	if c.json {
+		return c.printJSON(i)
+	}
+	_, err = fmt.Fprintf(c.out, "intent %s of %s is settled: %s\n", printable(i.ID), printable(i.Customer), printable(i.State))
+	return err
+}
+
+func listSessions(c *adminClient) error {
+	var out sessionsAnswer
+	if err := c.call(http.MethodGet, "sessions", c.query("customer"), nil, &out); err != nil {
+		return err
+	}
+	if c.json {
+		return c.printJSON(out)
+	}
+	rows := make([][]string, 0, len(out.Sessions))
+	for _, s := range out.Sessions {
+		rows = append(rows, []string{s.ID, s.Actor, s.Role, s.Device, when(s.Created), when(s.Seen), when(s.Expires)})
+	}
+	return c.table("no sessions", []string{"SESSION", "PERSON", "ROLE", "DEVICE", "CREATED", "SEEN", "EXPIRES"}, rows)
+}
+
+func revokeSessions(c *adminClient) error {
+	by, err := c.operator()
+	if err != nil {
+		return err
+	}
+	in := revokeRequest{Tenant: c.String("tenant"), Session: c.String("session"), Customer: c.String("customer"), All: c.Bool("all"), By: by}
+	if err := c.call(http.MethodPost, "sessions/revoke", nil, in, &struct{}{}); err != nil {
+		return err
+	}
+	return c.done("the sessions are over")
+}
+
+// done says that something was done; programs go by the exit code.
+func (c *adminClient) done(format string, args ...any) error {
+	if c.json {
+		return nil
+	}
+	_, err := fmt.Fprintf(c.out, format+"\n", args...)
+	return err
+}
+
+func listEvents(c *adminClient) error {
+	q := c.query()
+	q.Set("limit", strconv.Itoa(c.Int("limit")))
+	var out eventsAnswer
+	if err := c.call(http.MethodGet, "events", q, nil, &out); err != nil {
+		return err
+	}
+	if c.json {
+		return c.printJSON(out)
+	}
+	rows := make([][]string, 0, len(out.Events))
+	for _, e := range out.Events {
+		rows = append(rows, []string{e.ID, e.Type, e.Customer, when(e.Time), when(e.Died), e.Reason})
+	}
+	return c.table("no dead events", []string{"EVENT", "TYPE", "CUSTOMER", "HAPPENED", "GIVEN UP", "WHY"}, rows)
+}
+
+func resendEvents(c *adminClient) error {
+	by, err := c.operator()
+	if err != nil {
+		return err
+	}
+	var out resendAnswer
+	err = c.call(http.MethodPost, "events/resend", nil, resendRequest{Tenant: c.String("tenant"), Event: c.String("event"), All: c.Bool("all"), By: by}, &out)
+	if err != nil {
+		return err
+	}
+	if c.json {
+		return c.printJSON(out)
+	}
+	return c.done("events sent again: %d", out.Resent)
+}
+
+func declareRestored(c *adminClient) error {
+	by, err := c.operator()
+	if err != nil {
+		return err
+	}
+	var guard store.Guard
+	if err := c.call(http.MethodPost, "restored", nil, restoredRequest{By: by, Note: c.String("note")}, &guard); err != nil {
+		return err
+	}
+	if c.json {
+		return c.printJSON(guard)
+	}
+	return c.done("sessions and links from before %s are over; changes that were under way are settled by reading the provider", when(guard.Restored))
+}
+
 func showStatus(c *adminClient) error {
 	var s statusAnswer
 	if err := c.call(http.MethodGet, "status", nil, nil, &s); err != nil {
@@ -307,7 +517,11 @@ func showStatus(c *adminClient) error {
 		if !t.Selling {
 			selling = "NOT READ YET"
 		}
-		rows = append(rows, []string{t.Tenant, t.Origin, t.Provider, selling, strconv.Itoa(t.OpenIntents), strconv.Itoa(t.ManualIntents)})
+		dead := ""
+		if t.Events {
+			dead = strconv.Itoa(t.DeadEvents)
+		}
+		rows = append(rows, []string{t.Tenant, t.Origin, t.Provider, selling, strconv.Itoa(t.OpenIntents), strconv.Itoa(t.ManualIntents), dead})
 	}
-	return c.table("no tenants", []string{"TENANT", "ORIGIN", "PROVIDER", "CATALOGUE", "OPEN", "MANUAL"}, rows)
+	return c.table("no tenants", []string{"TENANT", "ORIGIN", "PROVIDER", "CATALOGUE", "OPEN", "MANUAL", "DEAD EVENTS"}, rows)
 }

@@ -68,8 +68,12 @@ type Tenant struct {
 	// viewer. Default: owner.
 	DefaultRole string `json:"default_role,omitempty"`
 
-	// Session is how long sessions live. Default: see there.
+	// Session is how long sessions live, and how many. Default: see there.
 	Session *Session `json:"session,omitempty"`
+
+	// Events is where the vendor's backend hears what became of its customers'
+	// changes. Default: nobody is told.
+	Events *Events `json:"events,omitempty"`
 
 	// AccountMaxAge is how old the account on a page may be before it is read
 	// from the provider again. An action and "Refresh" always read. Default: 1m.
@@ -94,12 +98,27 @@ type Tenant struct {
 	Brand *Brand `json:"brand,omitempty"`
 }
 
-// Session is how long a session lives.
+// Session is how long a session lives, and how many there are.
 type Session struct {
 	// Idle is how long without a request. Default: 30m. Zero means the default.
 	Idle caddy.Duration `json:"idle,omitempty"`
 	// Absolute is how long at most. Default: 8h. Zero means the default.
 	Absolute caddy.Duration `json:"absolute,omitempty"`
+	// Limit is how many sessions a customer can have at once, up to 100; one more
+	// ends the one that was used least recently. Default: 20. Zero means the
+	// default.
+	Limit int `json:"limit,omitempty"`
+}
+
+// Events is where the vendor's backend hears what became of its customers'
+// changes, as Standard Webhooks (https://www.standardwebhooks.com).
+type Events struct {
+	// URL is where events are posted: https, or http to a loopback host. Required.
+	URL string `json:"url,omitempty"`
+	// Secrets sign the events, each behind a placeholder: "whsec_" and 24 to 64
+	// bytes in base64 (echo whsec_$(openssl rand -base64 32)). One, or the new and
+	// the old one while it is changed. Required.
+	Secrets []string `json:"secrets,omitempty"`
 }
 
 // Trust is one signer of redirect tokens: a backend of the vendor that signs
@@ -228,7 +247,20 @@ func (t *Tenant) tenant() (portalcore.Tenant, error) {
 		return fail(errors.New("origin is missing: write the portal's own origin, like https://billing.example.com"))
 	}
 	if t.Session != nil {
-		out.Idle, out.Absolute = time.Duration(t.Session.Idle), time.Duration(t.Session.Absolute)
+		out.Idle, out.Absolute, out.SessionLimit = time.Duration(t.Session.Idle), time.Duration(t.Session.Absolute), t.Session.Limit
+	}
+	if t.Events != nil {
+		if t.Events.URL == "" {
+			return fail(errors.New("events: url is missing: where your backend takes events"))
+		}
+		out.EventsURL = t.Events.URL
+		for i, raw := range t.Events.Secrets {
+			secret, err := expandSecret(fmt.Sprintf("events: secret %d", i+1), raw)
+			if err != nil {
+				return fail(err)
+			}
+			out.EventsSecrets = append(out.EventsSecrets, secret)
+		}
 	}
 	for i, raw := range t.APIKeys {
 		key, err := expandSecret(fmt.Sprintf("api_key %d", i+1), raw)

@@ -3,15 +3,22 @@ package portalcore
 import (
 	"cmp"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
 
+	"go.uber.org/zap"
+
+	"github.com/portalcore/caddy-billing-portal/portalcore/audit"
 	"github.com/portalcore/caddy-billing-portal/portalcore/journal"
+	"github.com/portalcore/caddy-billing-portal/portalcore/link"
+	"github.com/portalcore/caddy-billing-portal/portalcore/outbox"
 	"github.com/portalcore/caddy-billing-portal/portalcore/store"
 )
 
@@ -60,8 +67,14 @@ type IntentStatus struct {
 	Updated   time.Time `json:"updated"`
 	// Code says why it was refused, or what it waits for; LastError is the
 	// provider's last word, for operators only.
-	Code      string       `json:"code,omitempty"`
-	LastError string       `json:"last_error,omitempty"`
+	Code      string `json:"code,omitempty"`
+	LastError string `json:"last_error,omitempty"`
+	// ReadOnly is set where the store was put back to an earlier state since:
+	// nothing of it is sent again.
+	ReadOnly bool `json:"read_only,omitempty"`
+	// SettledBy and Note are the operator who settled it and what they wrote.
+	SettledBy string       `json:"settled_by,omitempty"`
+	Note      string       `json:"note,omitempty"`
 	Steps     []StepStatus `json:"steps"`
 }
 
@@ -80,7 +93,8 @@ func intentStatus(i *journal.Intent) IntentStatus {
 	s := IntentStatus{
 		ID: i.ID, Reference: i.Reference(), Customer: i.Customer, Actor: cmp.Or(i.Actor.ID, i.Actor.Email, i.Actor.Name),
 		Action: string(i.Action.Kind), Object: i.Object, State: string(i.State),
-		Created: i.Created, Updated: i.Updated, Code: i.Code, LastError: i.LastError, Steps: []StepStatus{},
+		Created: i.Created, Updated: i.Updated, Code: i.Code, LastError: i.LastError,
+		ReadOnly: i.ReadOnly, SettledBy: i.SettledBy, Note: i.Note, Steps: []StepStatus{},
 	}
 	for _, st := range i.Steps {
 		s.Steps = append(s.Steps, StepStatus{
@@ -136,8 +150,12 @@ func (p *Portal) Intents(ctx context.Context, q IntentQuery) (IntentPage, error)
 	q.Limit = limit
 	page := IntentPage{Intents: []IntentStatus{}}
 	switch {
-	case q.Customer == "" && q.State == StateOpen:
+	case q.State == StateOpen && q.Customer == "":
 		err = p.openIntents(ctx, q, &page)
+	case q.State == StateOpen:
+		err = p.indexedIntents(q, &page, func(n int) ([]journal.Intent, error) { return p.journal.Open(ctx, q.Customer, n) })
+	case q.State == string(journal.Manual) && q.Customer == "":
+		err = p.indexedIntents(q, &page, func(n int) ([]journal.Intent, error) { return p.journal.Manual(ctx, n) })
 	default:
 		err = p.scanIntents(ctx, q, &page)
 	}
@@ -155,29 +173,47 @@ func listLimit(n int) (int, error) {
 	return cmp.Or(n, DefaultList), nil
 }
 
-// openIntents finds them by the work there is, however long the journal is.
-func (p *Portal) openIntents(ctx context.Context, q IntentQuery, page *IntentPage) error {
+var errNotContinued = &InputError{"after", "this list is not continued: ask for one customer's"}
+
+// indexedIntents lists what an index of the journal has.
+func (p *Portal) indexedIntents(q IntentQuery, page *IntentPage, read func(limit int) ([]journal.Intent, error)) error {
 	if q.After != "" {
-		return &InputError{"after", "the list of open intents is not continued: ask for one customer's"}
+		return errNotContinued
 	}
-	refs, err := p.journal.Due(ctx, q.Limit+1, true)
+	list, err := read(q.Limit + 1)
 	if err != nil {
 		return err
 	}
-	if len(refs) > q.Limit {
-		refs, page.Truncated = refs[:q.Limit], true
+	if len(list) > q.Limit {
+		list, page.Truncated = list[:q.Limit], true
 	}
-	for _, ref := range refs {
-		i, err := p.journal.Get(ctx, ref.Customer, ref.ID)
-		if errors.Is(err, store.ErrNotFound) || err == nil && i.State.Terminal() {
-			continue // settled meanwhile
-		}
-		if err != nil {
-			return err
-		}
+	for _, i := range list {
 		page.Intents = append(page.Intents, intentStatus(&i))
 	}
 	return nil
+}
+
+// openIntents finds the tenant's by the work there is, however long the journal
+// is.
+func (p *Portal) openIntents(ctx context.Context, q IntentQuery, page *IntentPage) error {
+	return p.indexedIntents(q, page, func(limit int) ([]journal.Intent, error) {
+		refs, err := p.journal.Due(ctx, limit, true)
+		if err != nil {
+			return nil, err
+		}
+		var list []journal.Intent
+		for _, ref := range refs {
+			i, err := p.journal.Get(ctx, ref.Customer, ref.ID)
+			if errors.Is(err, store.ErrNotFound) || err == nil && i.State.Terminal() {
+				continue // settled meanwhile
+			}
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, i)
+		}
+		return list, nil
+	})
 }
 
 func (p *Portal) scanIntents(ctx context.Context, q IntentQuery, page *IntentPage) error {
@@ -191,7 +227,7 @@ func (p *Portal) scanIntents(ctx context.Context, q IntentQuery, page *IntentPag
 			return err
 		}
 		for _, i := range list {
-			if q.State == "" || q.State == string(i.State) || q.State == StateOpen && !i.State.Terminal() {
+			if q.State == "" || q.State == string(i.State) {
 				page.Intents = append(page.Intents, intentStatus(&i))
 			}
 		}
@@ -201,6 +237,210 @@ func (p *Portal) scanIntents(ctx context.Context, q IntentQuery, page *IntentPag
 		}
 	}
 	return nil
+}
+
+// Settlement is what an operator found at the provider about an intent that
+// could not be settled by reading.
+type Settlement struct {
+	// Intent is its id, or the reference on the customer's receipt.
+	Intent string
+	// Customer is whose it is. Optional, but where more than 1,000 wait.
+	Customer string
+	// State is journal.Succeeded, journal.Partial or journal.NotApplied.
+	State string
+	// By names the operator, Note says what they saw.
+	By, Note string
+}
+
+// settledStates are what a Settlement takes.
+var settledStates = []string{string(journal.Succeeded), string(journal.Partial), string(journal.NotApplied)}
+
+// SettleManual ends an intent that waits for an operator. The customer's receipt
+// says so from then on, and the vendor's backend hears of it.
+// journal.ErrNotManual where the intent is in another state, store.ErrNotFound
+// where there is none.
+func (p *Portal) SettleManual(ctx context.Context, s Settlement) (IntentStatus, error) {
+	fail := func(err error) (IntentStatus, error) { return IntentStatus{}, err }
+	if !slices.Contains(settledStates, s.State) {
+		return fail(&InputError{"state", fmt.Sprintf("%q: want one of %s", s.State, strings.Join(settledStates, ", "))})
+	}
+	if s.Intent == "" {
+		return fail(&InputError{"intent", "want the id of an intent, or its reference"})
+	}
+	if err := errors.Join(CheckOperator(s.By), checkText("note", s.Note, 0, maxNote)); err != nil {
+		return fail(err)
+	}
+	customer, id, err := p.findManual(ctx, s.Customer, s.Intent)
+	if err != nil {
+		return fail(err)
+	}
+	i, err := p.journal.SettleManual(ctx, customer, id, journal.State(s.State), s.By, s.Note)
+	if err != nil {
+		return fail(err)
+	}
+	p.log.Info("an operator settled an intent", zap.String("by", s.By), zap.String("intent", i.ID), zap.String("state", string(i.State)))
+	p.wakeDelivery()
+	return intentStatus(&i), nil
+}
+
+// findManual finds the intent that an operator names.
+func (p *Portal) findManual(ctx context.Context, customer, name string) (_, id string, err error) {
+	list, err := p.journal.Manual(ctx, MaxList)
+	if err != nil {
+		return "", "", err
+	}
+	var found []journal.Intent
+	for _, i := range list {
+		if (customer == "" || customer == i.Customer) && (i.ID == name || strings.EqualFold(i.Reference(), name)) {
+			found = append(found, i)
+		}
+	}
+	switch {
+	case len(found) == 1:
+		return found[0].Customer, found[0].ID, nil
+	case len(found) > 1:
+		return "", "", &InputError{"intent", "that reference stands for several intents: give the whole id"}
+	case customer == "":
+		return "", "", fmt.Errorf("no intent %q waits for an operator: %w", name, store.ErrNotFound)
+	}
+	return customer, name, nil // the journal says what is wrong
+}
+
+// SessionStatus is what operators see of a session. Nobody can sign in with it.
+type SessionStatus struct {
+	ID       string    `json:"id"`
+	Customer string    `json:"customer"`
+	Actor    string    `json:"actor,omitempty"`
+	Role     string    `json:"role"`
+	Device   string    `json:"device"`
+	Created  time.Time `json:"created"`
+	Seen     time.Time `json:"seen"`
+	Expires  time.Time `json:"expires"`
+}
+
+// Sessions lists a customer's live sessions, newest first.
+func (p *Portal) Sessions(ctx context.Context, customer string) ([]SessionStatus, error) {
+	if customer == "" {
+		return nil, &InputError{"customer", "want the id of a customer"}
+	}
+	list, err := p.sessions.List(ctx, customer, MaxList)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]SessionStatus, 0, len(list))
+	for _, s := range list {
+		out = append(out, SessionStatus{
+			ID: s.ID(), Customer: s.Customer, Actor: cmp.Or(s.Actor.ID, s.Actor.Email, s.Actor.Name), Role: s.Role,
+			Device: s.Device.String(), Created: s.Created, Seen: s.Seen, Expires: s.Expires,
+		})
+	}
+	return out, nil
+}
+
+// Revocation says whose sessions end: exactly one of Session, Customer and All,
+// or a Session with the Customer whose it has to be.
+type Revocation struct {
+	Session, Customer string
+	All               bool
+	// By names the operator.
+	By string
+}
+
+// RevokeSessions ends sessions, on their next request on every node.
+// session.ErrNone where there is no such session.
+func (p *Portal) RevokeSessions(ctx context.Context, r Revocation) error {
+	if err := CheckOperator(r.By); err != nil {
+		return err
+	}
+	if r.All == (r.Session != "" || r.Customer != "") {
+		return &InputError{"session, customer, all", "want one of them"}
+	}
+	// The order is written down first: an order that could not be carried out is
+	// told to the operator, one that left no trace to nobody.
+	if err := p.auditOperator(ctx, "sessions_revoked", r.By, r.Customer, r.Session, ""); err != nil {
+		return err
+	}
+	what := "all of the tenant's"
+	switch {
+	case r.All:
+		if err := p.sessions.RevokeTenant(ctx); err != nil {
+			return err
+		}
+	case r.Session != "":
+		what = r.Session
+		if err := p.sessions.Revoke(ctx, r.Customer, r.Session); err != nil {
+			return err
+		}
+	default:
+		what = "all of " + r.Customer
+		if err := p.sessions.RevokeCustomer(ctx, r.Customer); err != nil {
+			return err
+		}
+	}
+	p.log.Info("an operator ended sessions", zap.String("by", r.By), zap.String("sessions", what))
+	return nil
+}
+
+// auditOperator writes down what an operator orders.
+func (p *Portal) auditOperator(ctx context.Context, event, by, customer, object, note string) error {
+	var b [10]byte
+	if _, err := io.ReadFull(p.opt.Rand, b[:]); err != nil {
+		return fmt.Errorf("making an id: %w", err)
+	}
+	rec := audit.Record{
+		ID: event + "-" + hex.EncodeToString(b[:]), Time: p.opt.Now().UTC(), Customer: customer,
+		Actor: link.Actor{ID: "operator:" + by}, Role: "operator", Event: event, Object: object, By: by, Note: note,
+	}
+	return p.opt.Store.Update(ctx, func(tx store.Tx) error { return audit.Put(tx, p.tenant.Name, rec) })
+}
+
+// NoteRestored writes into the tenant's audit trail that an operator put the
+// store back to an earlier state (store.MarkRestored).
+func (p *Portal) NoteRestored(ctx context.Context, by, note string) error {
+	if err := errors.Join(CheckOperator(by), checkText("note", note, 0, maxNote)); err != nil {
+		return err
+	}
+	return p.auditOperator(ctx, "store_restored", by, "", "", note)
+}
+
+// ErrNoEvents says that the tenant tells nobody of events.
+var ErrNoEvents = errors.New("the tenant has no events block, so it sends no events")
+
+// DeadEvents lists the events that the vendor's backend did not take, the one
+// that was given up last first. limit is 1 to MaxList, 0 means DefaultList.
+func (p *Portal) DeadEvents(ctx context.Context, limit int) ([]outbox.DeadEvent, error) {
+	if p.outbox == nil {
+		return nil, ErrNoEvents
+	}
+	limit, err := listLimit(limit)
+	if err != nil {
+		return nil, err
+	}
+	list, err := p.outbox.Dead(ctx, limit)
+	if list == nil {
+		list = []outbox.DeadEvent{}
+	}
+	return list, err
+}
+
+// ResendEvents sends a dead event again, or with id "" all of them, and reports
+// how many. outbox.ErrNoEvent where there is none with that id.
+func (p *Portal) ResendEvents(ctx context.Context, id, by string) (int, error) {
+	if p.outbox == nil {
+		return 0, ErrNoEvents
+	}
+	if err := CheckOperator(by); err != nil {
+		return 0, err
+	}
+	if err := p.auditOperator(ctx, "events_resent", by, "", id, ""); err != nil {
+		return 0, err
+	}
+	n, err := p.outbox.Resend(ctx, id)
+	if n > 0 {
+		p.log.Info("an operator sends dead events again", zap.String("by", by), zap.Int("events", n))
+		wake(p.wakeDeliver)
+	}
+	return n, err
 }
 
 // Status says how a tenant is doing.
@@ -216,6 +456,10 @@ type Status struct {
 	// are counted up to 1,000.
 	OpenIntents   int `json:"open_intents"`
 	ManualIntents int `json:"manual_intents"`
+	// Events says whether the vendor's backend is told of events, and DeadEvents
+	// how many it did not take, counted up to 1,000.
+	Events     bool `json:"events"`
+	DeadEvents int  `json:"dead_events"`
 }
 
 // Status looks at the tenant's store.
@@ -229,7 +473,18 @@ func (p *Portal) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	s.OpenIntents = len(open)
+	manual, err := p.journal.Manual(ctx, countTo)
+	if err != nil {
+		return Status{}, err
+	}
+	s.OpenIntents, s.ManualIntents = len(open), len(manual)
+	if p.outbox != nil {
+		dead, err := p.outbox.Dead(ctx, countTo)
+		if err != nil {
+			return Status{}, err
+		}
+		s.Events, s.DeadEvents = true, len(dead)
+	}
 	return s, nil
 }
 

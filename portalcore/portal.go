@@ -6,8 +6,10 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"slices"
@@ -23,17 +25,24 @@ import (
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 	"github.com/portalcore/caddy-billing-portal/portalcore/journal"
 	"github.com/portalcore/caddy-billing-portal/portalcore/link"
+	"github.com/portalcore/caddy-billing-portal/portalcore/outbox"
 	"github.com/portalcore/caddy-billing-portal/portalcore/pages"
 	"github.com/portalcore/caddy-billing-portal/portalcore/policy"
 	"github.com/portalcore/caddy-billing-portal/portalcore/session"
 	"github.com/portalcore/caddy-billing-portal/portalcore/store"
 	"github.com/portalcore/caddy-billing-portal/portalcore/vendorapi"
+	"github.com/portalcore/caddy-billing-portal/portalcore/webhook"
 	"github.com/portalcore/caddy-billing-portal/templates"
 )
 
 const (
 	// recoverEvery is how often unsettled intents are looked for.
 	recoverEvery = 2 * time.Second
+	// deliverEvery is how often events are looked for that are due.
+	deliverEvery = time.Second
+	// quietFor is how long the same failure of background work is not logged
+	// again.
+	quietFor = time.Minute
 	// sweepEvery is how often what has expired is deleted; sweepBatch is how
 	// much of it in one transaction.
 	sweepEvery = time.Minute
@@ -64,6 +73,15 @@ type Portal struct {
 	journal   *journal.Journal
 	catalogue atomic.Pointer[billing.Catalogue]
 	keys      atomic.Pointer[ownKeys]
+	host      string // of the origin
+	webhook   *webhook.Handler
+	outbox    *outbox.Outbox // nil without a URL
+
+	// settled is set where an event may have been put and delivery was not woken
+	// yet.
+	settled     atomic.Bool
+	wakeRecover chan struct{}
+	wakeDeliver chan struct{}
 }
 
 // ownKeys are the portal's signing keys with the trust that is built on them.
@@ -90,14 +108,35 @@ func New(o Options) (*Portal, error) {
 	if o.Rand == nil {
 		o.Rand = rand.Reader
 	}
-	p := &Portal{opt: o, tenant: t, log: o.Logger, policies: policies}
+	_, host, _ := strings.Cut(t.Origin, "://")
+	p := &Portal{
+		opt: o, tenant: t, log: o.Logger, policies: policies, host: host,
+		wakeRecover: make(chan struct{}, 1), wakeDeliver: make(chan struct{}, 1),
+	}
 	p.journal = &journal.Journal{
 		Store: o.Store, Tenant: t.Name, Now: o.Now, Process: o.Process, Exclusive: o.ExclusiveStore,
 		LeaseTime: leaseTime, Changed: session.BumpVersion, Version: session.Version,
 	}
+	if t.EventsURL != "" {
+		p.outbox, err = outbox.New(outbox.Options{
+			Store: o.Store, Tenant: t.Name, Now: o.Now, Rand: o.Rand, Process: o.Process,
+			URL: t.EventsURL, Secrets: t.EventsSecrets, Log: o.Logger,
+		})
+		if err != nil {
+			return nil, err
+		}
+		p.journal.Settled = p.putEvent
+	}
+	p.webhook, err = webhook.New(webhook.Options{
+		Store: o.Store, Tenant: t.Name, Parse: o.Provider.ParseEvent, Wake: p.journal.Wake,
+		Recover: func() { wake(p.wakeRecover) }, Now: o.Now, Rand: o.Rand, Log: o.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
 	p.sessions = &session.Manager{
 		Store: o.Store, Tenant: t.Name, Now: o.Now, Rand: o.Rand, Idle: t.Idle, Absolute: t.Absolute, DefaultRole: t.DefaultRole,
-		Log: o.Logger,
+		Limit: t.SessionLimit, Log: o.Logger,
 	}
 	accounts, err := account.New(o.Provider, o.Now, t.AccountMaxAge)
 	if err != nil {
@@ -175,6 +214,9 @@ func (t *Tenant) renderer(caps billing.Capabilities) (*templates.Renderer, error
 // resolved later), and recovers what a dead process left behind.
 func (p *Portal) Start(ctx context.Context) error {
 	if err := p.loadKeys(ctx); err != nil {
+		return err
+	}
+	if err := p.journal.Index(ctx); err != nil {
 		return err
 	}
 	if err := p.resolve(ctx); err != nil {
@@ -264,9 +306,10 @@ func resolvePlans(configs []PlanConfig, prices []billing.Price) (billing.Catalog
 	return billing.NewCatalogue(plans)
 }
 
-// Run does the portal's background work (recovery, sweeping, key rotation,
-// reading the catalogue again) until ctx ends. It returns when all of it has
-// stopped.
+// Run does the portal's background work (recovery, telling the vendor's backend,
+// sweeping, key rotation, reading the catalogue again) until ctx ends. It
+// returns when all of it has stopped. Several nodes can run it side by side:
+// what must be done once is leased in the store.
 func (p *Portal) Run(ctx context.Context) {
 	var loops sync.WaitGroup
 	defer loops.Wait()
@@ -275,41 +318,126 @@ func (p *Portal) Run(ctx context.Context) {
 		if _, err := p.corridor.Recover(ctx, true); err != nil && ctx.Err() == nil {
 			p.log.Error("recovery at the start failed; it is tried again", zap.Error(err))
 		}
-		p.every(ctx, recoverEvery, func() error {
+		p.wakeDelivery()
+		// Woken by the provider's events, and by the clock all the same: an event
+		// may never come.
+		p.every(ctx, recoverEvery, p.wakeRecover, func() error {
 			_, err := p.corridor.Recover(ctx, false)
+			p.wakeDelivery()
 			return err
 		})
 	})
-	loops.Go(func() { p.every(ctx, sweepEvery, func() error { return p.sweep(ctx) }) })
-	loops.Go(func() { p.every(ctx, rotateEvery, func() error { return p.loadKeys(ctx) }) })
+	if p.outbox != nil {
+		loops.Go(func() {
+			p.every(ctx, deliverEvery, p.wakeDeliver, func() error {
+				_, err := p.outbox.Deliver(ctx)
+				return err
+			})
+		})
+	}
+	loops.Go(func() { p.every(ctx, sweepEvery, nil, func() error { return p.sweep(ctx) }) })
+	loops.Go(func() { p.every(ctx, rotateEvery, nil, func() error { return p.loadKeys(ctx) }) })
+	resolving := complaints{log: p.log}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(p.resolveIn()):
-			p.told(ctx, p.resolve(ctx))
+			resolving.told(ctx, p.resolve(ctx))
 		}
 	}
 }
 
-// every does work at an interval until ctx ends.
-func (p *Portal) every(ctx context.Context, interval time.Duration, work func() error) {
+// every does work at an interval, and when it is woken, until ctx ends.
+func (p *Portal) every(ctx context.Context, interval time.Duration, woken <-chan struct{}, work func() error) {
 	t := time.NewTicker(interval)
 	defer t.Stop()
+	failing := complaints{log: p.log}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-			p.told(ctx, work())
+		case <-woken:
 		}
+		failing.told(ctx, work())
 	}
 }
 
-func (p *Portal) told(ctx context.Context, err error) {
-	if err != nil && ctx.Err() == nil {
-		p.log.Error("background work failed; it is tried again", zap.Error(err))
+// complaints logs failures of one kind of work, and the same one not more often
+// than every quietFor: a store that is away must not fill the disk with lines.
+type complaints struct {
+	log  *zap.Logger
+	last string
+	at   time.Time
+}
+
+func (c *complaints) told(ctx context.Context, err error) {
+	if err == nil {
+		c.last = ""
+		return
 	}
+	if ctx.Err() != nil || err.Error() == c.last && time.Since(c.at) < quietFor {
+		return
+	}
+	c.last, c.at = err.Error(), time.Now()
+	c.log.Error("background work failed; it is tried again", zap.Error(err))
+}
+
+// wake makes a loop go on at once. It never waits: what is woken already goes on
+// once.
+func wake(loop chan<- struct{}) {
+	select {
+	case loop <- struct{}{}:
+	default:
+	}
+}
+
+// wakeDelivery is called when a transaction may have put an event and has been
+// committed.
+func (p *Portal) wakeDelivery() {
+	if p.settled.Swap(false) {
+		wake(p.wakeDeliver)
+	}
+}
+
+// eventTypes are what the vendor's backend is told when an intent ends.
+var eventTypes = map[journal.State]string{
+	journal.Succeeded: "action.succeeded", journal.Refused: "action.refused", journal.Partial: "action.partial",
+	journal.NotApplied: "action.not_applied", journal.Cancelled: "action.cancelled", journal.Manual: "action.needs_attention",
+}
+
+// eventData is the data of such an event.
+type eventData struct {
+	ID        string    `json:"id"`
+	Reference string    `json:"reference"`
+	Customer  string    `json:"customer"`
+	Action    string    `json:"action"`
+	Object    string    `json:"object"`
+	State     string    `json:"state"`
+	Created   time.Time `json:"created"`
+	Updated   time.Time `json:"updated"`
+}
+
+// putEvent is the journal's Settled. All of the event comes from the intent, so
+// that a transaction that runs again puts the same one, and a store that was
+// restored tells the same thing under the same id.
+func (p *Portal) putEvent(tx store.Tx, i *journal.Intent) error {
+	typ, ok := eventTypes[i.State]
+	if !ok {
+		return fmt.Errorf("portalcore: no event for an intent that is %s", i.State)
+	}
+	data, err := json.Marshal(eventData{
+		ID: i.ID, Reference: i.Reference(), Customer: i.Customer, Action: string(i.Action.Kind), Object: i.Object,
+		State: string(i.State), Created: i.Created, Updated: i.Updated,
+	})
+	if err != nil {
+		return err
+	}
+	p.settled.Store(true)
+	return p.outbox.Put(tx, outbox.Event{
+		ID: "evt_" + i.ID + "_" + string(i.State), Type: typ, Time: i.Updated, Customer: i.Customer, Data: data,
+	})
 }
 
 // resolveIn is soon while the provider has not said what is sold.
@@ -334,13 +462,37 @@ func (p *Portal) sweep(ctx context.Context) error {
 func (p *Portal) Close() {
 	p.pages.Close()
 	p.corridor.Accounts.Close()
+	if p.outbox != nil {
+		p.outbox.Close()
+	}
 }
 
 // ServeHTTP answers every request to the tenant's origin.
 func (p *Portal) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if strings.HasPrefix(r.URL.Path, "/v1/") {
+	switch {
+	case strings.HasPrefix(r.URL.Path, "/v1/"):
 		p.api.ServeHTTP(w, r)
+	case r.URL.Path == webhook.Path:
+		p.serveWebhook(w, r)
+	default:
+		p.pages.ServeHTTP(w, r)
+		p.wakeDelivery()
+	}
+}
+
+// serveWebhook takes the provider's events, on the tenant's origin only.
+func (p *Portal) serveWebhook(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+	if strings.HasPrefix(p.tenant.Origin, "https:") {
+		h.Set("Strict-Transport-Security", "max-age=31536000")
+	}
+	if !strings.EqualFold(r.Host, p.host) {
+		h.Set("Content-Type", "text/plain; charset=utf-8")
+		h.Set("X-Content-Type-Options", "nosniff")
+		w.WriteHeader(http.StatusMisdirectedRequest)
+		_, _ = io.WriteString(w, "This is not the address of the billing portal.\n")
 		return
 	}
-	p.pages.ServeHTTP(w, r)
+	p.webhook.ServeHTTP(w, r)
 }

@@ -3,6 +3,7 @@ package portalcore
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 	"github.com/portalcore/caddy-billing-portal/portalcore/link"
+	"github.com/portalcore/caddy-billing-portal/portalcore/outbox"
 	"github.com/portalcore/caddy-billing-portal/portalcore/pages"
 	"github.com/portalcore/caddy-billing-portal/portalcore/policy"
 	"github.com/portalcore/caddy-billing-portal/portalcore/session"
@@ -55,6 +57,14 @@ type Tenant struct {
 	// Idle and Absolute are how long a session lives. Defaults: 30 minutes,
 	// 8 hours.
 	Idle, Absolute time.Duration
+	// SessionLimit is how many sessions a customer may have at once, at most
+	// session.MaxLimit. Default: session.DefaultLimit.
+	SessionLimit int
+	// EventsURL is where the vendor's backend hears what became of its
+	// customers' changes, and EventsSecrets sign what it hears: one, or the new
+	// and the old one while it is changed (package outbox). Optional.
+	EventsURL     string
+	EventsSecrets []string
 	// AccountMaxAge is how old an account on a page may be. Default: 1 minute.
 	AccountMaxAge time.Duration
 	// Brand is what the portal looks like.
@@ -123,6 +133,9 @@ var (
 	policyName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 )
 
+// reservedNames are the first words of keys that belong to no one tenant.
+var reservedNames = []string{"work", "outbox"}
+
 // checkTenant checks t, fills its defaults in and compiles its policies.
 func checkTenant(t Tenant) (Tenant, map[string]*policy.Policy, error) {
 	fail := func(err error) (Tenant, map[string]*policy.Policy, error) { return Tenant{}, nil, err }
@@ -134,8 +147,8 @@ func checkTenant(t Tenant) (Tenant, map[string]*policy.Policy, error) {
 	if !tenantName.MatchString(t.Name) {
 		return fail(fmt.Errorf("name %q: want 1 to 128 letters, digits, dots, hyphens", t.Name))
 	}
-	if t.Name == "work" {
-		return fail(errors.New(`name "work": the store keeps that word for itself: choose another name`))
+	if slices.Contains(reservedNames, t.Name) {
+		return fail(fmt.Errorf("name %q: the store keeps that word for itself: choose another name", t.Name))
 	}
 	for i, k := range t.APIKeys {
 		if err := vendorapi.CheckKey(k); err != nil {
@@ -173,6 +186,12 @@ func checkTenant(t Tenant) (Tenant, map[string]*policy.Policy, error) {
 	if t.Idle < time.Minute || t.Absolute < t.Idle || t.Absolute > 24*time.Hour {
 		return fail(fmt.Errorf("session: idle %s and absolute %s: want 1m <= idle <= absolute <= 24h", t.Idle, t.Absolute))
 	}
+	if t.SessionLimit < 0 || t.SessionLimit > session.MaxLimit {
+		return fail(fmt.Errorf("session: limit %d: want 1 to %d", t.SessionLimit, session.MaxLimit))
+	}
+	if err := t.checkEvents(); err != nil {
+		return fail(err)
+	}
 	if t.AccountMaxAge < 0 || t.AccountMaxAge > time.Hour {
 		return fail(fmt.Errorf("account_max_age %s: want at most 1h", t.AccountMaxAge))
 	}
@@ -196,6 +215,25 @@ func checkTenant(t Tenant) (Tenant, map[string]*policy.Policy, error) {
 		return fail(fmt.Errorf("brand: logo of type %q: want an svg, png or webp file", t.Brand.LogoType))
 	}
 	return t, policies, nil
+}
+
+// checkEvents checks what an outbox needs to know, without a store.
+func (t *Tenant) checkEvents() error {
+	if t.EventsURL == "" {
+		if len(t.EventsSecrets) > 0 {
+			return errors.New("events: url is missing: where the vendor's backend takes events")
+		}
+		return nil
+	}
+	out, err := outbox.New(outbox.Options{
+		Store: struct{ store.Store }{}, Tenant: t.Name, Now: time.Now, Rand: rand.Reader, Process: "check",
+		URL: t.EventsURL, Secrets: t.EventsSecrets,
+	})
+	if err != nil {
+		return fmt.Errorf("events: %w", err)
+	}
+	out.Close()
+	return nil
 }
 
 // planKeys are the keys of the config's plans, or nil where the catalogue
