@@ -47,6 +47,22 @@ func mustClose(t testing.TB, s *Store) {
 	}
 }
 
+// fill writes 256 KiB, in an order that makes tables overlap.
+func fill(t testing.TB, s *Store, i int) {
+	t.Helper()
+	err := s.Update(t.Context(), func(tx store.Tx) error {
+		for j := range 8 {
+			if err := tx.Put(store.Key("fill", store.TimePart(int64(i*7919%5000)), store.TimePart(int64(j))), make([]byte, 32<<10)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestStore(t *testing.T) {
 	for name, nosync := range map[string]bool{"Sync": false, "NoSync": true} {
 		t.Run(name, func(t *testing.T) {

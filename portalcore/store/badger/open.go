@@ -313,6 +313,9 @@ func (s *Store) identify(ctx context.Context) (id *identity, guard store.Guard, 
 		if guard, err = store.ReadGuard(tx); err != nil {
 			guard = store.Guard{}
 		}
+		if err := store.CheckUsable(tx); err != nil {
+			return fmt.Errorf("opening the store in %s: %w", s.dir, err)
+		}
 		return nil
 	})
 	return id, guard, err

@@ -160,21 +160,6 @@ func TestLogsHaveBlocks(t *testing.T) {
 	}
 }
 
-func fill(t *testing.T, s *Store, i int) {
-	t.Helper()
-	err := s.Update(t.Context(), func(tx store.Tx) error {
-		for j := range 8 {
-			if err := tx.Put(store.Key("fill", store.TimePart(int64(i*7919%5000)), store.TimePart(int64(j))), make([]byte, 32<<10)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // No compaction writes a table without asking, and it waits when there is no
 // room for it: an upgrade of Badger that words its message in another way
 // fails here.
