@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-//go:embed assets/portal.css assets/icons.svg
+//go:embed assets/portal.css assets/icons.svg assets/checked.js
 var assetFiles embed.FS
 
 // asset is a file as it is served.
@@ -30,8 +30,8 @@ func (r *Renderer) addAsset(name, contentType string, body []byte) {
 	r.assetByPath[a.path] = a
 }
 
-// AssetPath returns the path that the file "portal.css", "theme.css" or
-// "icons.svg" is served at, with its hash in it, or "" for another name.
+// AssetPath returns the path that the file "portal.css", "theme.css",
+// "icons.svg" or "checked.js" is served at, with its hash in it, or "" for another name.
 func (r *Renderer) AssetPath(name string) string {
 	if a, ok := r.assets[name]; ok {
 		return a.path

@@ -263,7 +263,7 @@ func fixtures() map[string]*Page {
 		})),
 		"receipt-processing": page("", change(receipt("processing", billing.ChangePlan), func(r *Receipt) { r.Method, r.Amount = debit, eurp(2090) })),
 		"receipt-checking": page("", change(receipt("checking", billing.ChangePlan), func(r *Receipt) {
-			r.Sent, r.Check = now, &Form{Action: "/done/1", Nonce: "nonce-check"}
+			r.Sent, r.Check, r.StateHref = now, &Form{Action: "/done/1", Nonce: "nonce-check"}, "/state/1"
 		})),
 		"receipt-refused": page("", change(receipt("refused", billing.ChangePlan), func(r *Receipt) {
 			r.Reason, r.Amount, r.RetryHref, r.AddMethodHref = "card_declined", eurp(2090), "/plan", "/payment/add"
@@ -305,6 +305,14 @@ func fixtures() map[string]*Page {
 		"invoices-end":    page("invoices", &Invoices{NewerHref: "/invoices?newer=a"}),
 		"invoices-failed": page("invoices", &Invoices{Failed: true}),
 
+		"devices": page("", &Devices{EndAll: &Form{Action: "/devices/sign-out-all"}, Devices: []Device{
+			{Browser: "Firefox", System: "Linux", Person: "Ann Example", Since: now.Add(-time.Hour), Seen: now, This: true, End: Form{Action: "/sign-out"}},
+			{Browser: "Safari", System: "iOS", Person: "b•••@northwind.example", Since: now.Add(-3 * time.Hour), Seen: now.Add(-20 * time.Minute), End: Form{Action: "/devices/sign-out", Hidden: []Field{{"session", "ses_2"}}}},
+			{System: "Windows", Since: now.Add(-4 * time.Hour), Seen: now.Add(-25 * time.Minute), End: Form{Action: "/devices/sign-out", Hidden: []Field{{"session", "ses_3"}}}},
+			{Since: now.Add(-5 * time.Hour), Seen: now.Add(-26 * time.Minute), End: Form{Action: "/devices/sign-out", Hidden: []Field{{"session", "ses_4"}}}},
+		}}),
+		"devices-own": page("", &Devices{Ended: true, Devices: []Device{{Browser: "Chrome", Since: now, Seen: now, This: true, End: Form{Action: "/sign-out"}}}}),
+
 		"enter":          {Body: &Enter{Name: "Northwind Ltd", Token: "eyJhbGciOiJFZERTQSJ9.e30.sig"}, ReturnURL: "https://app.acme.example/settings"},
 		"enter-replaces": {Body: &Enter{ID: "cus_northwind", Token: "eyJhbGciOiJFZERTQSJ9.e30.sig", Replaces: true}},
 	}
@@ -323,7 +331,7 @@ func fixtures() map[string]*Page {
 
 var messageKinds = []string{
 	"link_used", "link_expired", "link_invalid", "link_too_soon", "signed_out", "session_ended", "not_signed_in", "not_found", "forbidden", "denied", "changed",
-	"busy", "bad_request", "too_large", "method_not_allowed", "too_many", "error", "unavailable", "provider_down", "provider_down_nothing_sent", "form_aged", "refused",
+	"busy", "bad_request", "too_large", "method_not_allowed", "too_many", "error", "unavailable", "provider_down", "provider_down_nothing_sent", "form_aged", "refused", "sign_out_failed", "unavailable_change",
 }
 
 // stripeExponent is enough of a provider's table for the fixtures.

@@ -66,7 +66,7 @@ func monthly(p billing.Price, n int64) (exactly, error) {
 func pathOf(name string) (string, error) {
 	p, ok := map[string]string{
 		"overview": PathOverview, "plan": PathPlan, "payment": PathPayment, "invoices": PathInvoices,
-		"add_method": PathAddMethod, "details": PathDetails, "enter": PathEnter, "sign_out": PathSignOut,
+		"add_method": PathAddMethod, "details": PathDetails, "enter": PathEnter, "sign_out": PathSignOut, "devices": PathDevices,
 	}[name]
 	if !ok {
 		return "", fmt.Errorf("no path %q", name)

@@ -270,9 +270,12 @@ type Receipt struct {
 	Undo          *Form // "Keep Team after all"
 	UndoUntil     time.Time
 	Check         *Form // "Check again"
-	RetryHref     string
-	Provider      string
-	Sent          time.Time
+	// StateHref answers {"state": "checking"}: while State is "checking" a
+	// script asks there whether it still is. "" for no script.
+	StateHref string
+	RetryHref string
+	Provider  string
+	Sent      time.Time
 	// Amount is the sum that State "waiting", "processing", "checking" or
 	// "refused" speaks of, nil where no money is in it.
 	Amount *billing.Money
@@ -312,6 +315,24 @@ type AddMethod struct {
 	Provider   string
 	Confirm    Form
 	Unfinished bool // came back without finishing
+}
+
+// Devices is /devices: where the account is signed in.
+type Devices struct {
+	// Devices begin with the one that looks. A person who may not end other
+	// people's sessions sees no other.
+	Devices []Device
+	EndAll  *Form // "Sign out everywhere", nil where the person may not
+	Ended   bool  // a device was just signed out
+}
+
+// Device is a session on that page.
+type Device struct {
+	Browser, System string // "" where not known
+	Person          string // who signed in, "" where not known
+	Since, Seen     time.Time
+	This            bool // the session that looks
+	End             Form
 }
 
 // Leave is the page that forwards to another origin.
@@ -356,7 +377,8 @@ type Enter struct {
 // "busy", "bad_request", "too_large", "method_not_allowed", "too_many",
 // "error", "unavailable", "provider_down", "provider_down_nothing_sent",
 // "not_signed_in" (a first visit, without a link),
-// "form_aged", "refused" (by the provider, before anything was tried).
+// "sign_out_failed" (the store did not take it),
+// "unavailable_change" (a change was sent, and how it stands cannot be read), "form_aged", "refused" (by the provider, before anything was tried).
 type Message struct {
 	Kind     string
 	Status   int
@@ -378,7 +400,8 @@ const (
 	PathDetails   = "/details/" // + "name", "email", "phone", "address"
 	PathEnter     = "/enter"    // GET with FieldToken in the query; POST with it in the form
 	PathSignOut   = "/sign-out" // POST
-	PathAssets    = "/assets/"  // + a name from Renderer.AssetPath
+	PathDevices   = "/devices"
+	PathAssets    = "/assets/" // + a name from Renderer.AssetPath
 )
 
 // InvoicePDFPath is the path of an invoice's document.

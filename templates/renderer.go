@@ -21,10 +21,14 @@ import (
 )
 
 // CSP is the Content-Security-Policy that the pages are made for and must be
-// sent with: no script, no inline style, nothing from elsewhere. The policy's
+// sent with, but the one that ScriptCSP is for: no script, no inline style, nothing from elsewhere. The policy's
 // form-action also forbids that a form's answer redirects to another origin,
 // in every hop; such a way goes over a page with Body Leave.
 const CSP = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+
+// ScriptCSP is the policy of a Receipt with a StateHref in the state "checking",
+// the only page with a script: a file of ours that asks our own origin.
+const ScriptCSP = CSP + "; script-src 'self'; connect-src 'self'"
 
 //go:embed html/*.html
 var pageFiles embed.FS
@@ -39,7 +43,7 @@ const (
 var bodies = map[string]any{
 	"overview.html": &Overview{}, "plan.html": &Plan{}, "preview.html": &Preview{}, "receipt.html": &Receipt{},
 	"cancel.html": &Cancel{}, "payment.html": &Payment{}, "addmethod.html": &AddMethod{}, "leave.html": &Leave{},
-	"details.html": &Details{}, "invoices.html": &Invoices{}, "enter.html": &Enter{}, "message.html": &Message{},
+	"details.html": &Details{}, "invoices.html": &Invoices{}, "devices.html": &Devices{}, "enter.html": &Enter{}, "message.html": &Message{},
 }
 
 // Options are what a Renderer is made from.
@@ -90,7 +94,9 @@ func New(opt Options) (*Renderer, error) {
 		assets: map[string]*asset{}, assetByPath: map[string]*asset{},
 	}
 	r.buffers.New = func() any { return new(bytes.Buffer) }
-	for name, contentType := range map[string]string{"portal.css": "text/css; charset=utf-8", "icons.svg": "image/svg+xml"} {
+	for name, contentType := range map[string]string{
+		"portal.css": "text/css; charset=utf-8", "icons.svg": "image/svg+xml", "checked.js": "text/javascript; charset=utf-8",
+	} {
 		body, err := assetFiles.ReadFile("assets/" + name)
 		if err != nil {
 			return nil, err
@@ -315,6 +321,8 @@ func fileOf(body any) string {
 		return "details.html"
 	case *Invoices, Invoices:
 		return "invoices.html"
+	case *Devices, Devices:
+		return "devices.html"
 	case *Enter, Enter:
 		return "enter.html"
 	case *Message, Message:

@@ -159,7 +159,7 @@ func TestMatch(t *testing.T) {
 
 func TestAssets(t *testing.T) {
 	r := renderer(t, options())
-	for name, contentType := range map[string]string{"portal.css": "text/css; charset=utf-8", "theme.css": "text/css; charset=utf-8", "icons.svg": "image/svg+xml"} {
+	for name, contentType := range map[string]string{"portal.css": "text/css; charset=utf-8", "theme.css": "text/css; charset=utf-8", "icons.svg": "image/svg+xml", "checked.js": "text/javascript; charset=utf-8"} {
 		p := r.AssetPath(name)
 		if !strings.HasPrefix(p, PathAssets) || !assetHash.MatchString(p) {
 			t.Errorf("%s is at %q", name, p)

@@ -143,7 +143,7 @@ func (v *visit) signOut() {
 			v.sess.ReturnURL, v.sess.Locale = s.ReturnURL, s.Locale
 		}
 		if err := v.Sessions.End(v.r.Context(), cookie); err != nil {
-			v.unavailable("ending a session", err)
+			v.notSignedOut(err, templates.PathOverview, linkOverview)
 			return
 		}
 	}

@@ -197,6 +197,7 @@ type route struct {
 const (
 	pathCheck     = "/check/"
 	pathDone      = "/done/"
+	pathState     = "/state/"
 	pathReturn    = "/return/"
 	pathLeave     = "/leave/"
 	pathCancel    = "/cancel"
@@ -226,6 +227,10 @@ func routes() map[string]route {
 		templates.PathInvoices:       {get: (*visit).invoices},
 		templates.PathInvoices + "/": {get: (*visit).document},
 		pathRefresh:                  {post: (*visit).refresh},
+		pathState:                    {get: (*visit).state},
+		templates.PathDevices:        {get: (*visit).devices},
+		pathEndOne:                   {post: (*visit).endDevice},
+		pathEndAll:                   {post: (*visit).endAll},
 		templates.PathSignOut:        {post: (*visit).signOut, open: true},
 		pathSignedOut:                {get: (*visit).signedOut, open: true},
 		pathLeave:                    {get: (*visit).leave},
@@ -458,7 +463,7 @@ func (v *visit) message(status int, m templates.Message) {
 	}
 	page := &templates.Page{SignedIn: v.signedIn, ReturnURL: back, Body: &m}
 	switch m.Kind {
-	case "error", "unavailable", "provider_down", "provider_down_nothing_sent", "refused", "denied", "forbidden":
+	case "error", "unavailable", "unavailable_change", "sign_out_failed", "provider_down", "provider_down_nothing_sent", "refused", "denied", "forbidden":
 		// Where a person may have to look it up; every answer's header has it.
 		page.RequestID = v.id
 	}
@@ -494,11 +499,28 @@ func (v *visit) badRequest() {
 // unavailable is the answer where our own store failed before anything was
 // done.
 func (v *visit) unavailable(doing string, err error) {
+	v.storeFailed(doing, err, templates.Message{Kind: "unavailable"})
+}
+
+// unavailableChange is the answer where it failed under a change that was sent
+// before: nobody may read that nothing was charged.
+func (v *visit) unavailableChange(doing string, err error) {
+	v.storeFailed(doing, err, templates.Message{Kind: "unavailable_change", Href: pathDone + v.arg, Link: linkRetry})
+}
+
+// notSignedOut is the answer where the store did not take a sign-out: the
+// session may live on, and the page says so. The cookie stays, so that it can be
+// tried again.
+func (v *visit) notSignedOut(err error, href, label string) {
+	v.storeFailed("ending a session", err, templates.Message{Kind: "sign_out_failed", Href: href, Link: label})
+}
+
+func (v *visit) storeFailed(doing string, err error, m templates.Message) {
 	if v.r.Context().Err() == nil {
 		v.Log.Error("store failed", zap.String("request_id", v.id), zap.String("doing", doing), zap.Error(err))
 	}
 	v.w.Header().Set("Retry-After", "5")
-	v.message(http.StatusServiceUnavailable, templates.Message{Kind: "unavailable"})
+	v.message(http.StatusServiceUnavailable, m)
 }
 
 type localeKey struct{ session, customer, accept string }

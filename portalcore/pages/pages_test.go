@@ -62,7 +62,13 @@ func TestRoutes(t *testing.T) {
 		{"/favicon.ico", 204, 405, 204, 405},
 		{"/robots.txt", 200, 405, 200, 405},
 		{"/nothing", 404, 404, 404, 404},
-		{"/sign-out", 405, 303, 405, 303}, // last: it ends the session
+		{"/state/" + someID, 404, 405, 401, 405},
+		{"/state/", 404, 404, 404, 404},
+		{"/devices", 200, 405, 401, 405},
+		{"/devices/", 404, 404, 404, 404},
+		{"/devices/sign-out", 405, 303, 405, 401},
+		{"/devices/sign-out-all", 405, 303, 405, 401}, // ends the session
+		{"/sign-out", 405, 303, 405, 303},             // last: it ends the session
 	} {
 		check := func(who *browser, method string, want int) {
 			t.Helper()

@@ -23,7 +23,7 @@ func (v *visit) intent() (journal.Intent, bool) {
 	case errors.Is(err, store.ErrNotFound):
 		v.notFound()
 	default:
-		v.unavailable("reading an intent", err)
+		v.unavailableChange("reading an intent", err)
 	}
 	return journal.Intent{}, false
 }
@@ -52,6 +52,9 @@ func (v *visit) receipt() {
 	}
 	l.undated()
 	l.page.Body = body
+	if body.StateHref != "" {
+		v.w.Header()["Content-Security-Policy"] = []string{templates.ScriptCSP}
+	}
 	v.page(http.StatusOK, v.locale(l.acct.Customer.Locale), l.page)
 }
 
@@ -93,6 +96,9 @@ func (l *look) receiptBody(i *journal.Intent) (*templates.Receipt, error) {
 	}
 	for _, ch := range a.Items {
 		body.Quantity = ch.Quantity
+	}
+	if body.State == "checking" {
+		body.StateHref = pathState + i.ID
 	}
 	if len(i.Steps) > 0 {
 		body.Sent = i.Steps[0].SentAt
