@@ -71,6 +71,7 @@ func (adminAPI) Routes() []caddy.AdminRoute {
 		route(http.MethodGet, "events", adminEvents),
 		route(http.MethodPost, "events/resend", adminResend),
 		route(http.MethodPost, "restored", adminRestored),
+		route(http.MethodPost, "backup", adminBackup),
 	}
 	return append(routes, caddy.AdminRoute{Pattern: adminBase, Handler: caddy.AdminHandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
 		paths := make([]string, len(routes))

@@ -183,6 +183,9 @@ func (a *App) Start() error {
 	a.store = st
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
+	if err := st.View(ctx, store.CheckUsable); err != nil {
+		return err
+	}
 	for name, s := range a.sites {
 		s.provider, err = s.module.OpenProvider(ctx, ProviderOptions{Tenant: name, Origin: s.tenant.Origin, Logger: s.logger})
 		if err != nil {

@@ -157,6 +157,8 @@ are settled by reading the provider, never by sending again.
 			},
 			run: declareRestored,
 		}.command(),
+		backupCommand(),
+		restoreCommand(),
 		adminCommand{
 			use:   "status",
 			whole: true,

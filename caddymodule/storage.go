@@ -157,7 +157,10 @@ var opened, closed atomic.Int64
 // sharedStore is an open store in the pool. It holds nothing of any config.
 type sharedStore struct {
 	OpenStore
-	seal [sha256.Size]byte // of the current seal key
+	seal   [sha256.Size]byte // of the current seal key
+	sealer *store.Sealer
+
+	backingUp atomic.Bool
 
 	resealing sync.WaitGroup
 	stop      context.CancelFunc // ends resealing
@@ -210,7 +213,7 @@ func acquire(resource string, sealKey []byte, previous [][]byte, open func(strin
 		opened.Add(1)
 		logger.Info("opened the store", zap.String("resource", resource))
 		ctx, stop := context.WithCancel(context.Background())
-		shared := &sharedStore{OpenStore: st, seal: seal, stop: stop}
+		shared := &sharedStore{OpenStore: st, seal: seal, sealer: sealer, stop: stop}
 		if len(previous) > 0 {
 			shared.reseal(ctx, logger)
 		}
@@ -239,7 +242,7 @@ func release(resource string) error {
 // happened, so none is made; the error then says to restore the file or to do
 // what instead says.
 func generatedSealKey(dir, instead string, logger *zap.Logger) ([]byte, error) {
-	path := dir + ".seal_key"
+	path := sealKeyFile(dir)
 	// In this order: another process that makes both makes the key first.
 	used, err := hasData(dir)
 	if err != nil {
@@ -259,6 +262,9 @@ func generatedSealKey(dir, instead string, logger *zap.Logger) ([]byte, error) {
 	}
 	return key, nil
 }
+
+// sealKeyFile is where the generated key of the store in dir is.
+func sealKeyFile(dir string) string { return dir + ".seal_key" }
 
 // hasData reports whether something was ever stored in dir.
 func hasData(dir string) (bool, error) {
