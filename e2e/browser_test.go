@@ -317,7 +317,7 @@ func (b *browser) inspect(name string) {
 				p.push("scrolls sideways: " + root.scrollWidth + " > " + root.clientWidth + (wide ? ": " + wide.outerHTML.slice(0, 200) : ""));
 			}
 			for (const e of document.querySelectorAll("[style]")) p.push("inline style on " + e.tagName);
-			for (const e of document.querySelectorAll("script, style")) p.push("inline " + e.tagName);
+			for (const e of document.querySelectorAll("script:not([src]), style")) p.push("inline " + e.tagName);
 			for (const e of document.querySelectorAll("*")) for (const a of e.attributes) if (a.name.startsWith("on")) p.push("handler " + a.name);
 			if (document.querySelectorAll("h1").length !== 1) p.push(document.querySelectorAll("h1").length + " h1");
 			if (!document.title || !root.lang) p.push("no title or lang");
