@@ -45,28 +45,20 @@ func reserve(f *os.File, size int64) error {
 	}
 }
 
-// lockDir locks dir as Badger does. A program that this process has just
-// started holds copies of its files for a moment, so a lock is waited for.
+// lockDir locks dir as Badger does.
 func lockDir(dir string) (unlock func(), err error) {
 	d, err := os.Open(dir)
 	if err != nil {
 		return nil, fmt.Errorf("opening the store: %w", err)
 	}
-	for range 20 {
-		err = syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			return func() {
-				_ = syscall.Flock(int(d.Fd()), syscall.LOCK_UN)
-				_ = d.Close()
-			}, nil
+	if err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = d.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, inUse(dir)
 		}
-		time.Sleep(10 * time.Millisecond)
+		return nil, fmt.Errorf("opening the store: locking %s: %w", dir, err)
 	}
-	_ = d.Close()
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return nil, inUse(dir)
-	}
-	return nil, fmt.Errorf("opening the store: locking %s: %w", dir, err)
+	return func() { _ = d.Close() }, nil
 }
 
 func syncDir(dir string) error {

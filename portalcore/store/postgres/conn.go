@@ -40,8 +40,8 @@ func ParseTarget(dsn string) (Target, error) {
 		return Target{}, errDSN
 	}
 	c := cfg.ConnConfig
-	hosts := []*pgconn.FallbackConfig{{Host: c.Host, Port: c.Port, TLSConfig: c.TLSConfig}}
-	hosts = append(hosts, c.Fallbacks...) // of one host too: with and without TLS
+	// Even a single host has one, with TLS or without.
+	hosts := slices.Concat([]*pgconn.FallbackConfig{{Host: c.Host, Port: c.Port, TLSConfig: c.TLSConfig}}, c.Fallbacks)
 	var t Target
 	var names []string
 	for _, h := range hosts {

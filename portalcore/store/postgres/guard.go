@@ -125,6 +125,9 @@ func (t *transaction) getGuard() ([]byte, error) {
 	if err := t.store.checkGuard(record, answers); err != nil {
 		return nil, t.failed(err)
 	}
+	if t.writes != nil {
+		t.reads[string(guardKey)] = sealed != nil
+	}
 	if sealed == nil {
 		return nil, store.ErrNotFound
 	}

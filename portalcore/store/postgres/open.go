@@ -101,9 +101,6 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		node: uuid.NewString(), patience: 2 * o.StatementTimeout, statement: o.StatementTimeout,
 	}
 	s.beginUpdate, s.beginView = begins(o.StatementTimeout)
-	for i := range s.queues {
-		s.queues[i] = make(chan struct{}, 1)
-	}
 	s.hold, s.stop = context.WithCancel(context.Background())
 	if err := s.start(ctx); err != nil {
 		s.stop()
@@ -120,12 +117,8 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 // server session's, or another client's.
 func begins(statement time.Duration) (update, view string) {
 	ms := statement.Milliseconds()
-	// Sequential scans are off because a serializable transaction that reads a
-	// whole table, and on a small one the planner prefers to, conflicts with
-	// every other one.
-	update = fmt.Sprintf(`begin isolation level serializable;
+	update = fmt.Sprintf(`begin isolation level repeatable read;
 		set local statement_timeout = %d; set local lock_timeout = %d; set local idle_in_transaction_session_timeout = %d;
-		set local enable_seqscan = off;
 		select set_config('synchronous_commit', case current_setting('synchronous_commit') when 'remote_apply' then 'remote_apply' else 'on' end, true)`,
 		ms, ms*4/5, 2*ms)
 	view = fmt.Sprintf(`begin read only, isolation level repeatable read;

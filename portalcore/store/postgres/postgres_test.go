@@ -2,11 +2,14 @@ package postgres
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/store"
@@ -22,6 +25,10 @@ var shared struct {
 }
 
 func TestMain(m *testing.M) {
+	if dsn := os.Getenv(childEnv); dsn != "" {
+		child(dsn)
+		return
+	}
 	code := m.Run()
 	if shared.srv != nil {
 		if err := shared.srv.Close(); err != nil {
@@ -93,4 +100,74 @@ func TestStore(t *testing.T) {
 		}
 		return mustOpen(t, dsn, Options{})
 	})
+}
+
+// raw runs SQL beside the store.
+func raw(t testing.TB, dsn, sql string, args ...any) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(t.Context(), sql, args...); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// ask returns what a query answers in its first column.
+func ask[T any](t testing.TB, dsn, sql string, args ...any) T {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	var v T
+	if err := conn.QueryRow(t.Context(), sql, args...).Scan(&v); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return v
+}
+
+func guardOf(t testing.TB, s store.Store) store.Guard {
+	t.Helper()
+	var g store.Guard
+	err := s.View(t.Context(), func(tx store.Tx) (err error) {
+		g, err = store.ReadGuard(tx)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func put(ctx context.Context, s store.Store, key, value string) error {
+	return s.Update(ctx, func(tx store.Tx) error { return tx.Put(store.Key(key), []byte(value)) })
+}
+
+// get returns the value of key, "<none>" where there is none.
+func get(t testing.TB, s store.Store, key string) string {
+	t.Helper()
+	values, err := s.GetAll(t.Context(), store.Key(key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if values[0] == nil {
+		return "<none>"
+	}
+	return string(values[0])
+}
+
+// eventually waits for what happens by itself.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for range 300 {
+		if ok() {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Fatalf("not within 15 s: %s", what)
 }

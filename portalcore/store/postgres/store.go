@@ -3,10 +3,37 @@
 //
 // # Isolation
 //
-// Updates run serializable and optimistic: fn reads from its snapshot without
-// locking anything, its writes are kept until it has returned and are then
-// sent in one round trip, and the server refuses what another transaction was
-// faster with. Such an update runs again.
+// An update is optimistic. fn reads from a snapshot (repeatable read) and locks
+// nothing; its writes are kept until it has returned. Then one round trip
+// locks the rows that are written for update and those that were only read
+// with Get for share, which PostgreSQL refuses where a row changed since the
+// snapshot, and inserts the keys that were read and absent, which it refuses
+// where somebody else did. What fn decided on is therefore still so when the
+// update commits, whoever else writes: updates are serializable, as
+// store.Store says, in what they Get. An update that was refused runs again;
+// those of one process that write the same keys queue up for it.
+//
+// Redemptions (four reads and five writes) per second of 64 clients with 32
+// connections, on two busy cores with a sync of 0.5 ms, by BenchmarkRedeem:
+//
+//	                                            one customer   100,000 customers
+//	this store (sealed)                             160             685
+//	serializable transactions, by hand               80              94
+//	read committed with advisory locks, by hand     233           1,343
+//
+// PostgreSQL's serializable isolation notes what was read by pages of the
+// index: every closure ran about ten times, because neighbours of a key
+// conflict with it. (Sealed, and with fewer connections, it ran into its
+// deadline.) Advisory locks are the fastest, and are nothing for a store that
+// learns only while fn runs which keys there are: it would have to lock key by
+// key in the order they are read, and wait out deadlocks. CockroachDB
+// takes them without locking anything.
+//
+// # Poolers
+//
+// Every setting is made for its transaction and no statement stays prepared on
+// the server, so a pooler may give every transaction another session
+// (PgBouncer's transaction pooling; TestPgBouncer).
 package postgres
 
 import (
@@ -14,11 +41,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"io"
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -45,7 +72,8 @@ type Store struct {
 	patience  time.Duration
 	statement time.Duration // for a single read
 
-	queues [256]chan struct{}
+	locks keyLocks
+	runs  atomic.Int64 // of closures in updates, for measurements
 
 	mu     sync.Mutex // guards closed, and users against Wait
 	closed bool
@@ -91,22 +119,19 @@ func (s *Store) Update(ctx context.Context, fn func(store.Tx) error) error {
 func (s *Store) update(parent context.Context, raw bool, fn func(store.Tx) error) error {
 	ctx, cancel := context.WithTimeout(parent, s.patience)
 	defer cancel()
-	q := queue{store: s}
-	defer q.leave()
+	held := heldKeys{locks: &s.locks}
+	defer func() { held.release() }()
 	r := retry{store: s, parent: parent}
 	for {
-		t, k, err := s.attempt(ctx, raw, fn)
+		t, k, err := s.attempt(ctx, raw, &held, fn)
 		if k == settled {
 			return err
 		}
 		if err := r.again(ctx, k, err); err != nil {
 			return err
 		}
-		// Those that want the same keys wait for each other here, before they
-		// have a connection or a snapshot, instead of making each other fail.
-		// Other nodes have queues of their own and meet at the server.
 		if k == conflict {
-			if err := q.join(ctx, t.writes); err != nil {
+			if err := held.wait(ctx, t.writes); err != nil {
 				return r.expired(err)
 			}
 		}
@@ -114,8 +139,8 @@ func (s *Store) update(parent context.Context, raw bool, fn func(store.Tx) error
 }
 
 // attempt runs fn once. The error is final where the kind is settled.
-func (s *Store) attempt(ctx context.Context, raw bool, fn func(store.Tx) error) (t *transaction, k kind, err error) {
-	t = &transaction{ctx: ctx, store: s, raw: raw, writes: map[string][]byte{}}
+func (s *Store) attempt(ctx context.Context, raw bool, held *heldKeys, fn func(store.Tx) error) (t *transaction, k kind, err error) {
+	t = &transaction{ctx: ctx, store: s, raw: raw, writes: map[string][]byte{}, reads: map[string]bool{}}
 	t.conn, err = s.pool.Acquire(ctx)
 	if err != nil {
 		return t, judge(err), err
@@ -130,6 +155,7 @@ func (s *Store) attempt(ctx context.Context, raw bool, fn func(store.Tx) error) 
 	if _, err := t.conn.Exec(ctx, s.beginUpdate); err != nil {
 		return t, judge(err), err
 	}
+	s.runs.Add(1)
 	switch err := fn(t); {
 	case t.err != nil: // also when fn did not care
 		if k := judge(t.err); k != settled || err == nil {
@@ -142,6 +168,9 @@ func (s *Store) attempt(ctx context.Context, raw bool, fn func(store.Tx) error) 
 		return t, settled, err
 	}
 	if len(t.writes) > 0 {
+		if !held.try(t.writes) {
+			return t, conflict, errBusy
+		}
 		if err := t.flush(); err != nil {
 			return t, judge(err), err
 		}
@@ -180,6 +209,9 @@ func (s *Store) commit(conn *pgxpool.Conn, wrote bool) (kind, error) {
 }
 
 func commit(ctx context.Context, conn *pgxpool.Conn, wrote bool) (kind, error) {
+	if conn.Conn().IsClosed() {
+		return unreachable, errors.New("the connection was lost before the commit")
+	}
 	data := conn.Conn().PgConn().CustomData()
 	delete(data, warningKey)
 	tag, err := conn.Exec(ctx, "commit")
@@ -194,11 +226,13 @@ func commit(ctx context.Context, conn *pgxpool.Conn, wrote bool) (kind, error) {
 		return settled, fmt.Errorf("%w: PostgreSQL warned: %v", store.ErrUnknown, data[warningKey])
 	case err == nil:
 		return settled, nil
-	case !wrote, pgconn.SafeToRetry(err):
+	case !wrote:
 		return judge(err), err
 	case errors.As(err, &pg) && pg.SeverityUnlocalized == "ERROR" && pg.Code[:2] != "08":
 		return judge(err), err
 	}
+	// Not even pgconn.SafeToRetry helps here: after an answer that was lost it
+	// is true of the error that follows (v5.11.0).
 	return settled, fmt.Errorf("%w: %w", store.ErrUnknown, err)
 }
 
@@ -356,6 +390,9 @@ func (r *retry) again(ctx context.Context, k kind, err error) error {
 			return unavailable(err)
 		}
 	case conflict:
+		if errors.Is(err, errBusy) {
+			return nil // it waits in the queue for the keys
+		}
 	}
 	pause := time.NewTimer(rand.N(min(minPause<<min(r.runs, 10), maxPause))) //nolint:gosec // only spreads retries
 	defer pause.Stop()
@@ -387,42 +424,6 @@ func broken(err error) bool {
 		return true
 	}
 	return pg.SeverityUnlocalized != "ERROR"
-}
-
-// queue is the place of an update that conflicted among others that write the
-// same keys.
-type queue struct {
-	store *Store
-	held  []int
-}
-
-// join waits for the keys' turn. It gives up the turn it had: turns are taken
-// in one order.
-func (q *queue) join(ctx context.Context, writes map[string][]byte) error {
-	q.leave()
-	want := make([]int, 0, len(writes))
-	for k := range writes {
-		h := fnv.New32a()
-		_, _ = h.Write([]byte(k))
-		want = append(want, int(h.Sum32())%len(q.store.queues))
-	}
-	slices.Sort(want)
-	for _, i := range slices.Compact(want) {
-		select {
-		case q.store.queues[i] <- struct{}{}:
-			q.held = append(q.held, i)
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	return nil
-}
-
-func (q *queue) leave() {
-	for _, i := range q.held {
-		<-q.store.queues[i]
-	}
-	q.held = q.held[:0]
 }
 
 // sweepTurn is how long a node has the sweeping to itself.

@@ -40,7 +40,9 @@ const (
 	sqlReverseFrom = `select k, v from billing_portal_kv where k >= $1 and k <= $2 order by k desc limit $3`
 
 	sqlLock   = `select 1 from billing_portal_kv where k = any($1) order by k for update`
-	sqlPut    = `insert into billing_portal_kv (k, v) select * from unnest($1::bytea[], $2::bytea[]) on conflict (k) do update set v = excluded.v`
+	sqlInsert = `insert into billing_portal_kv (k, v) select * from unnest($1::bytea[], $2::bytea[])`
+	sqlShare  = `select 1 from billing_portal_kv where k = any($1) order by k for share nowait`
+	sqlPut    = sqlInsert + ` on conflict (k) do update set v = excluded.v`
 	sqlDelete = `delete from billing_portal_kv where k = any($1)`
 )
 
@@ -52,6 +54,7 @@ type transaction struct {
 	store  *Store
 	writes map[string][]byte // a nil value is a deletion; nil in a View
 	size   int
+	reads  map[string]bool // keys that were read with Get, and whether they were there
 
 	raw  bool  // reading the guard checks nothing
 	err  error // the first error of the database: the attempt has failed
@@ -93,11 +96,14 @@ func (t *transaction) Get(key []byte) ([]byte, error) {
 	}
 	var sealed []byte
 	err := t.conn.QueryRow(t.ctx, sqlGet, key).Scan(&sealed)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, store.ErrNotFound
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return nil, t.failed(err)
+	}
+	if t.writes != nil {
+		t.reads[string(key)] = err == nil
 	}
 	if err != nil {
-		return nil, t.failed(err)
+		return nil, store.ErrNotFound
 	}
 	return t.open(key, sealed)
 }
@@ -279,32 +285,60 @@ func successor(prefix []byte) []byte {
 	return nil
 }
 
-// flush sends the writes, in one round trip. Rows are locked in the order of
-// their keys, first those that are there, so that two updates do not wait for
-// each other in a circle.
+// flush sends the writes, in one round trip, and makes sure that what was read
+// is still so and stays so until the commit. See the package's comment.
+//
+// Rows are locked in the order of their keys, then new ones are inserted in
+// that order, and the locks of what was only read do not wait: so two updates
+// do not wait for each other in a circle.
 func (t *transaction) flush() error {
-	var puts, values, deletes [][]byte
-	keys := slices.Sorted(maps.Keys(t.writes))
-	all := make([][]byte, 0, len(keys))
-	for _, k := range keys {
-		key := []byte(k)
-		all = append(all, key)
-		if v := t.writes[k]; v != nil {
-			puts = append(puts, key)
+	var lock, insert, inserted, put, values, remove, share [][]byte
+	for _, k := range slices.Sorted(maps.Keys(t.writes)) {
+		key, v := []byte(k), t.writes[k]
+		there, read := t.reads[k]
+		absent := read && !there
+		if !absent {
+			lock = append(lock, key)
+		}
+		switch {
+		case v == nil && !absent:
+			remove = append(remove, key)
+		case v != nil && !absent:
+			put = append(put, key)
 			values = append(values, t.store.sealer.Seal(key, v))
-		} else {
-			deletes = append(deletes, key)
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(t.reads)) {
+		key, v := []byte(k), t.writes[k]
+		_, written := t.writes[k]
+		switch {
+		case t.reads[k] && !written:
+			share = append(share, key)
+		case t.reads[k]:
+		case v != nil:
+			insert = append(insert, key)
+			inserted = append(inserted, t.store.sealer.Seal(key, v))
+		default: // a row that nobody sees keeps others from making one
+			insert = append(insert, key)
+			inserted = append(inserted, []byte{})
+			remove = append(remove, key)
 		}
 	}
 	var batch pgx.Batch
-	if len(all) > 1 {
-		batch.Queue(sqlLock, all)
+	if len(lock) > 1 { // a single row is locked by its change
+		batch.Queue(sqlLock, lock)
 	}
-	if len(puts) > 0 {
-		batch.Queue(sqlPut, puts, values)
+	if len(insert) > 0 {
+		batch.Queue(sqlInsert, insert, inserted)
 	}
-	if len(deletes) > 0 {
-		batch.Queue(sqlDelete, deletes)
+	if len(share) > 0 {
+		batch.Queue(sqlShare, share)
+	}
+	if len(put) > 0 {
+		batch.Queue(sqlPut, put, values)
+	}
+	if len(remove) > 0 {
+		batch.Queue(sqlDelete, remove)
 	}
 	return t.conn.SendBatch(t.ctx, &batch).Close()
 }

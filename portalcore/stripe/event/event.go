@@ -70,12 +70,11 @@ func Parse(header http.Header, body []byte, o Options) (billing.Event, error) {
 // for each secret.
 func Sign(body []byte, at time.Time, secrets ...string) string {
 	t := strconv.FormatInt(at.Unix(), 10)
-	var b strings.Builder
-	b.WriteString("t=" + t)
+	parts := []string{"t=" + t}
 	for _, secret := range secrets {
-		b.WriteString(",v1=" + hex.EncodeToString(sum(t, body, secret)))
+		parts = append(parts, "v1="+hex.EncodeToString(sum(t, body, secret)))
 	}
-	return b.String()
+	return strings.Join(parts, ",")
 }
 
 func sum(t string, body []byte, secret string) []byte {

@@ -1,0 +1,280 @@
+package postgres
+
+import (
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/portalcore/caddy-billing-portal/portalcore/store"
+	"github.com/portalcore/caddy-billing-portal/portalcore/store/postgres/pgtest"
+)
+
+// clock is a wall clock that tests set.
+type clock struct{ nano atomic.Int64 }
+
+func clockAt(t time.Time) *clock {
+	c := new(clock)
+	c.set(t)
+	return c
+}
+
+func (c *clock) set(t time.Time) { c.nano.Store(t.UnixNano()) }
+func (c *clock) now() time.Time  { return time.Unix(0, c.nano.Load()).UTC() }
+
+// TestGuardStays holds that the portal's own comings and goings begin no
+// generation: none of them can make the server forget.
+func TestGuardStays(t *testing.T) {
+	dsn := fresh(t)
+	c := clockAt(time.Now())
+	a := mustOpen(t, dsn, Options{Now: c.now})
+	first := guardOf(t, a)
+	if first.Reason != "the store is new" || !first.Restored.IsZero() || first.Cutoff.After(c.now()) {
+		t.Errorf("the first guard: %+v", first)
+	}
+	b := mustOpen(t, dsn, Options{Now: c.now})
+	for what, change := range map[string]func(){
+		"a second node": func() {},
+		"a node that ends": func() {
+			if err := b.Close(); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"connections that are cut": func() {
+			raw(t, dsn, `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()`)
+		},
+		"time that passes":               func() { c.set(c.now().Add(240 * time.Hour)) },
+		"a clock that is put right":      func() { c.set(time.Now().Add(-clockTolerance / 2)) },
+		"a node whose clock is slow":     func() { mustOpen(t, dsn, Options{Now: clockAt(time.Now().Add(-10 * time.Minute)).now}) },
+		"a node whose clock is far fast": func() { mustOpen(t, dsn, Options{Now: clockAt(time.Now().Add(10 * 24 * time.Hour)).now}) },
+		"a restart": func() {
+			if err := a.Close(); err != nil {
+				t.Fatal(err)
+			}
+			a = mustOpen(t, dsn, Options{Now: c.now})
+		},
+	} {
+		change()
+		if err := a.look(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if g := guardOf(t, a); g != first {
+			t.Errorf("%s began a generation: %+v", what, g)
+		}
+	}
+}
+
+// TestGuardClock puts the wall clock back by more than the tolerance: what was
+// swept by the later time may be accepted again.
+func TestGuardClock(t *testing.T) {
+	dsn := fresh(t)
+	now := time.Now().UTC()
+	c := clockAt(now.Add(-24 * time.Hour))
+	a := mustOpen(t, dsn, Options{Now: c.now})
+	first := guardOf(t, a)
+	c.set(now.Add(-2 * time.Hour)) // the high-water mark moves with it
+	if err := a.look(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c.set(now.Add(-2*time.Hour - clockTolerance + clockStep + time.Second))
+	if g := guardOf(t, a); g != first {
+		t.Errorf("within the tolerance: %+v", g)
+	}
+	c.set(now.Add(-3 * time.Hour))
+	second := guardOf(t, a)
+	if second.Generation == first.Generation || second.Reason != "the wall clock went backwards" || !second.Cutoff.Equal(c.now()) {
+		t.Errorf("after the clock went back: %+v", second)
+	}
+	if g := guardOf(t, a); g != second {
+		t.Errorf("and again: %+v", g)
+	}
+	// The mark never passes the server's clock: a node that is ahead by days
+	// does not make the others look late.
+	c.set(now.Add(240 * time.Hour))
+	if err := a.look(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c.set(now)
+	if g := guardOf(t, a); g != second {
+		t.Errorf("after a clock that was ahead was put right: %+v", g)
+	}
+}
+
+// TestGuardRestart restarts the server under three nodes. The first read of the
+// guard, on whatever node and through whatever connection, is of the new
+// generation, and there is exactly one.
+func TestGuardRestart(t *testing.T) {
+	srv := pgtest.Start(t)
+	db := srv.Database(t)
+	var stores []*Store
+	for range 3 {
+		stores = append(stores, mustOpen(t, srv.DSN(db), Options{}))
+	}
+	old := guardOf(t, stores[0])
+	for name, restart := range map[string]func() error{
+		"cleanly": func() error { return srv.Stop(pgtest.Fast) },
+		"SIGKILL": srv.Kill,
+	} {
+		if err := restart(); err != nil {
+			t.Fatal(err)
+		}
+		if err := srv.Restart(); err != nil {
+			t.Fatal(err)
+		}
+		var seen [48]store.Guard
+		each(len(seen), func(i int) {
+			s := stores[i%len(stores)]
+			key := store.GuardKey()
+			switch i % 2 {
+			case 0:
+				err := s.Update(t.Context(), func(tx store.Tx) (err error) {
+					seen[i], err = store.ReadGuard(tx)
+					return err
+				})
+				if err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			default:
+				values, err := s.GetAll(t.Context(), store.Key("other"), key)
+				if err != nil || values[1] == nil {
+					t.Errorf("%s: %v", name, err)
+				}
+				seen[i] = guardOf(t, s)
+			}
+		})
+		for i, g := range seen {
+			if g.Generation == old.Generation || g != seen[0] || g.Reason != "the database server was restarted" || !g.Restored.IsZero() {
+				t.Errorf("%s: reader %d saw %+v after %+v; another one %+v", name, i, g, old, seen[0])
+			}
+		}
+		old = seen[0]
+	}
+}
+
+// TestGuardInTransaction restarts the server between the begin of an update
+// that redeems and its read of the guard, and behind the connections' backs as
+// a pooler does: the record is of another server than the one that answers.
+func TestGuardInTransaction(t *testing.T) {
+	dsn := fresh(t)
+	s := mustOpen(t, dsn, Options{})
+	old := guardOf(t, s)
+	// Another server's record, as after a failover that no connection shows.
+	err := s.update(t.Context(), true, func(tx store.Tx) error {
+		return tx.Put(identityKey, []byte(`{"timeline":"00000001","started":1,"system":"`+ask[string](t, dsn, `select system_identifier::text from pg_control_system()`)+`"}`))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	runs := 0
+	var g store.Guard
+	err = s.Update(t.Context(), func(tx store.Tx) error {
+		runs++
+		var err error
+		if g, err = store.ReadGuard(tx); err != nil {
+			return err
+		}
+		return tx.Put(store.Key("k"), nil)
+	})
+	if err != nil || runs != 2 || g.Generation == old.Generation {
+		t.Errorf("%d runs, %v, guard %+v", runs, err, g)
+	}
+	// GetAll is one statement, and compares too.
+	raw(t, dsn, `delete from billing_portal_kv where k = $1`, identityKey)
+	values, err := s.GetAll(t.Context(), store.GuardKey())
+	if now := guardOf(t, s); err != nil || values[0] == nil || now.Generation == g.Generation || now.Reason != "the store had no valid generation" {
+		t.Errorf("without the record of the server: %+v, %v", now, err)
+	}
+}
+
+// TestGuardPromotion promotes the standby: another timeline.
+func TestGuardPromotion(t *testing.T) {
+	a := pgtest.Start(t)
+	db := a.Database(t)
+	mustOpen(t, a.DSN(db), Options{})
+	b := a.Standby(t)
+	s := mustOpen(t, pgtest.MultiDSN(db, []*pgtest.Server{a, b}), Options{})
+	old := guardOf(t, s)
+	if err := a.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	b.Promote(t)
+	g := guardOf(t, s)
+	if g.Generation == old.Generation || g.Reason != "the database is on another timeline: a standby was promoted, or a backup recovered" || !g.Restored.IsZero() {
+		t.Errorf("after the promotion: %+v", g)
+	}
+	if again := guardOf(t, s); again != g {
+		t.Errorf("and again: %+v", again)
+	}
+}
+
+// TestGuardRestored takes the rows to another cluster, as pg_restore does:
+// sessions and intents from before are over, and that stays known.
+func TestGuardRestored(t *testing.T) {
+	from := fresh(t)
+	s := mustOpen(t, from, Options{})
+	old := guardOf(t, s)
+	if err := put(t.Context(), s, "k", "v"); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := pgx.Connect(t.Context(), from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	rows, err := conn.Query(t.Context(), `select k, v from billing_portal_kv`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := pgx.CollectRows(rows, entry)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	srv := pgtest.Start(t)
+	to := srv.DSN(srv.Database(t))
+	raw(t, to, migrations[0]+`; create table billing_portal_schema (version int not null); insert into billing_portal_schema values (1)`)
+	for _, e := range entries {
+		raw(t, to, `insert into billing_portal_kv values ($1, $2)`, e.Key, e.Value)
+	}
+	before := time.Now()
+	r := mustOpen(t, to, Options{})
+	g := guardOf(t, r)
+	if g.Generation == old.Generation || g.Reason != "the database is in another cluster: it was restored" || g.Restored.Before(before.Add(-time.Second)) || !g.Restored.Equal(g.Cutoff) {
+		t.Errorf("after a restore: %+v", g)
+	}
+	if get(t, r, "k") != "v" {
+		t.Error("the data is not there")
+	}
+	if err := srv.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := srv.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	if next := guardOf(t, r); next.Generation == g.Generation || !next.Restored.Equal(g.Restored) {
+		t.Errorf("the next generation forgot the restore: %+v", next)
+	}
+}
+
+// TestWatch notices a restart without any visitor, so that a link that a
+// vendor signs afterwards is good at once.
+func TestWatch(t *testing.T) {
+	srv := pgtest.Start(t)
+	dsn := srv.DSN(srv.Database(t))
+	s := mustOpen(t, dsn, Options{})
+	sealed := func() []byte {
+		return ask[[]byte](t, dsn, `select v from billing_portal_kv where k = $1`, store.GuardKey())
+	}
+	if err := srv.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := srv.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	old := string(sealed())
+	eventually(t, "the guard is renewed", func() bool { return string(sealed()) != old })
+	if g := guardOf(t, s); g.Reason != "the database server was restarted" {
+		t.Errorf("%+v", g)
+	}
+}
