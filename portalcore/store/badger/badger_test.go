@@ -2,8 +2,12 @@ package badger
 
 import (
 	"bytes"
+	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	bdb "github.com/dgraph-io/badger/v4"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/store"
 	"github.com/portalcore/caddy-billing-portal/portalcore/store/storetest"
@@ -73,6 +77,32 @@ func TestStore(t *testing.T) {
 			}, func(t *testing.T, s store.Store) store.Store {
 				mustClose(t, s.(*Store))
 				return mustOpen(t, s.(*Store).dir, o)
+			})
+		})
+	}
+}
+
+// A commit whose reply is lost may have been made or not.
+func TestLostCommits(t *testing.T) {
+	for name, applied := range map[string]bool{"applied": true, "not applied": false} {
+		t.Run(name, func(t *testing.T) {
+			s := mustOpen(t, t.TempDir(), Options{})
+			var broken atomic.Bool
+			commit := s.commit
+			s.commit = func(txn *bdb.Txn) error {
+				if !broken.Load() {
+					return commit(txn)
+				}
+				if applied {
+					if err := commit(txn); err != nil {
+						return err
+					}
+				}
+				return errors.New("input/output error")
+			}
+			storetest.Crash(t, s, func() { broken.Store(true) }, func() store.Store {
+				mustClose(t, s)
+				return mustOpen(t, s.dir, Options{})
 			})
 		})
 	}

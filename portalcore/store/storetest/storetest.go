@@ -47,9 +47,12 @@ func Run(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testi
 		{"CancelledInQueue", testCancelledInQueue},
 		{"RunAgain", testRunAgain},
 		{"PutIfAbsent", testPutIfAbsent},
+		{"DeleteOnce", testDeleteOnce},
 		{"Counters", testCounters},
 		{"WriteSkew", testWriteSkew},
 		{"FailingNeighbours", testFailingNeighbours},
+		{"Expiry", testExpiry},
+		{"ExpiryIsIndexed", testExpiryIsIndexed},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -740,7 +743,7 @@ func each(n int, fn func(i int)) {
 var errSpent = errors.New("spent")
 
 func testPutIfAbsent(t *testing.T, s *space) {
-	const rounds, writers = 30, 64
+	const rounds, writers = 200, 64
 	for r := range rounds {
 		key := s.key(fmt.Sprint(r))
 		var winners, losers atomic.Int64
@@ -775,6 +778,230 @@ func testPutIfAbsent(t *testing.T, s *space) {
 		}
 		s.want(t, key, winner.Load().(string))
 	}
+}
+
+// What is there once can be taken once: an update conflicts with a deletion of
+// what it has read.
+func testDeleteOnce(t *testing.T, s *space) {
+	const rounds, writers = 20, 16
+	for r := range rounds {
+		key := s.key(fmt.Sprint(r))
+		s.put(t, key, "1")
+		var winners atomic.Int64
+		each(writers, func(i int) {
+			err := s.Update(t.Context(), func(tx store.Tx) error {
+				if _, err := tx.Get(key); err != nil {
+					return err
+				}
+				if err := tx.Delete(key); err != nil {
+					return err
+				}
+				return tx.Put(s.key("winner", fmt.Sprint(r), fmt.Sprint(i)), nil)
+			})
+			switch {
+			case err == nil:
+				winners.Add(1)
+			case !errors.Is(err, store.ErrNotFound):
+				t.Error(err)
+			}
+		})
+		there := s.scan(t, s.key("winner", fmt.Sprint(r)), nil, writers, false)
+		if winners.Load() != 1 || len(there) != 1 {
+			t.Fatalf("round %d: %d winners, %d left their name", r, winners.Load(), len(there))
+		}
+	}
+}
+
+// Values go when their time has passed by the clock that the caller names, and
+// not before, whatever the machine's clock says.
+func testExpiry(t *testing.T, s *space) {
+	at := time.Date(2001, 2, 3, 4, 5, 6, 7, time.UTC)
+	for i := range 10 {
+		err := s.Update(t.Context(), func(tx store.Tx) error {
+			return store.PutExpiring(tx, s.name, s.key("v", fmt.Sprint(i)), []byte("1"), at.Add(time.Duration(i)*time.Hour))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.put(t, s.key("v", "stays"), "1")
+	other := s.name + "x" // another tenant, whose name begins with this one's
+	err := s.Update(t.Context(), func(tx store.Tx) error {
+		return store.PutExpiring(tx, other, store.Key(other, "v"), []byte("1"), at)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		now         time.Time
+		limit       int
+		swept, left int
+	}{
+		{at.Add(-1), 100, 0, 11},
+		{at, 100, 1, 10},
+		{at.Add(3 * time.Hour), 2, 2, 8},
+		{at.Add(3 * time.Hour), 2, 1, 7},
+		{at.Add(3 * time.Hour), 2, 0, 7},
+		{at, 100, 0, 7}, // a clock that went back
+		{at.Add(100 * time.Hour), 100, 6, 1},
+		{at.Add(100 * time.Hour), 100, 0, 1},
+	} {
+		n, err := store.Sweep(t.Context(), s.Store, s.name, step.now, step.limit)
+		if err != nil || n != step.swept {
+			t.Errorf("at %v: swept %d, %v, want %d", step.now, n, err, step.swept)
+		}
+		if left := len(s.scan(t, s.key("v"), nil, 0, false)); left != step.left {
+			t.Errorf("at %v: %d values are left, want %d", step.now, left, step.left)
+		}
+	}
+	s.want(t, s.key("v", "stays"), "1")
+	s.want(t, store.Key(other, "v"), "1")
+}
+
+// Sweeping is part of the same order as all updates: what a transaction made
+// expire and what it wrote besides are there together or not at all.
+func testExpiryIsIndexed(t *testing.T, s *space) {
+	at := time.Date(2001, 2, 3, 4, 5, 6, 7, time.UTC)
+	err := s.Update(t.Context(), func(tx store.Tx) error {
+		if err := store.PutExpiring(tx, s.name, s.key("v"), []byte("1"), at); err != nil {
+			return err
+		}
+		return errMine
+	})
+	if !errors.Is(err, errMine) {
+		t.Fatal(err)
+	}
+	if n, err := store.Sweep(t.Context(), s.Store, s.name, at, 100); n != 0 || err != nil {
+		t.Errorf("swept %d of what was never written, %v", n, err)
+	}
+	const values = 60
+	err = s.Update(t.Context(), func(tx store.Tx) error {
+		for i := range values {
+			if err := store.PutExpiring(tx, s.name, s.key("v", fmt.Sprint(i)), []byte("1"), at); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var swept atomic.Int64
+	each(4, func(int) { // several who sweep at the same time
+		for range 30 {
+			n, err := store.Sweep(t.Context(), s.Store, s.name, at, 7)
+			if err != nil {
+				t.Error(err)
+			}
+			swept.Add(int64(n))
+		}
+	})
+	if left := s.scan(t, s.key(), nil, 0, false); swept.Load() != values || len(left) > 0 {
+		t.Errorf("swept %d of %d, %d keys are left", swept.Load(), values, len(left))
+	}
+}
+
+// Crash runs writers on s until crash has made it fail, whatever that is (its
+// server is killed, its connections are cut, its disk goes away), and holds the
+// store that reopen returns to what the writers were told: nil means that an
+// update is there, ErrUnknown that all of it is there or nothing, any other
+// error that nothing is.
+func Crash(t *testing.T, s store.Store, crash func(), reopen func() store.Store) {
+	t.Helper()
+	const writers, parts = 16, 3
+	type outcome struct {
+		acked, unknown, failed []string
+	}
+	outcomes := make([]outcome, writers)
+	sp := &space{Store: s, name: fmt.Sprintf("storetest-crash-%d", time.Now().UnixNano())}
+	var acked atomic.Int64
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	for w := range writers {
+		wg.Go(func() {
+			o := &outcomes[w]
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				name := fmt.Sprintf("%d-%d", w, i)
+				err := sp.Update(t.Context(), func(tx store.Tx) error {
+					for p := range parts {
+						if err := tx.Put(sp.key("part", name, fmt.Sprint(p)), []byte(name)); err != nil {
+							return err
+						}
+					}
+					_, err := add(tx, sp.key("counter", fmt.Sprint(w)))
+					return err
+				})
+				switch {
+				case err == nil:
+					o.acked = append(o.acked, name)
+					acked.Add(1)
+				case errors.Is(err, store.ErrUnknown):
+					o.unknown = append(o.unknown, name)
+				default:
+					o.failed = append(o.failed, name)
+					time.Sleep(time.Millisecond)
+				}
+			}
+		})
+	}
+	for deadline := time.Now().Add(30 * time.Second); acked.Load() < 10*writers; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			close(stop)
+			wg.Wait()
+			t.Fatalf("%d updates in 30 s", acked.Load())
+		}
+	}
+	crash()
+	time.Sleep(50 * time.Millisecond)
+	close(stop)
+	wg.Wait()
+
+	sp.Store = reopen()
+	unknown, failed := 0, 0
+	for w, o := range outcomes {
+		there := func(name string) (n int) {
+			for p := range parts {
+				if v := sp.get(t, sp.key("part", name, fmt.Sprint(p))); v == name {
+					n++
+				} else if v != "<none>" {
+					t.Errorf("update %s reads %q", name, v)
+				}
+			}
+			return n
+		}
+		applied := len(o.acked)
+		for _, name := range o.acked {
+			if there(name) != parts {
+				t.Errorf("update %s was acknowledged and is not there", name)
+			}
+		}
+		for _, name := range o.unknown {
+			switch there(name) {
+			case parts:
+				applied++
+			case 0:
+			default:
+				t.Errorf("half of update %s is there", name)
+			}
+		}
+		for _, name := range o.failed {
+			if there(name) != 0 {
+				t.Errorf("update %s failed and is there", name)
+			}
+		}
+		sp.wantCount(t, sp.key("counter", fmt.Sprint(w)), uint64(applied)) //nolint:gosec // a length
+		unknown += len(o.unknown)
+		failed += len(o.failed)
+	}
+	if unknown+failed == 0 {
+		t.Error("the crash made nothing fail")
+	}
+	t.Logf("%d acknowledged, %d unknown, %d failed", acked.Load(), unknown, failed)
 }
 
 func testCounters(t *testing.T, s *space) {
