@@ -133,6 +133,26 @@ func TestLimit(t *testing.T) {
 	if !lives(t, m, cookies[2]) || len(ids(t, m, "cus_1", 0)) != 3 {
 		t.Error("a session that was signed out counted")
 	}
+	// One that was used a moment ago and is over by its absolute lifetime does
+	// not push out one that lives.
+	m.Limit = 2
+	_, old := redeem(t, m, "cus_3", "")
+	for range 17 {
+		c.advance(28 * time.Minute)
+		if !lives(t, m, old) {
+			t.Fatal("over before its time")
+		}
+	}
+	_, younger := redeem(t, m, "cus_3", "")
+	c.advance(3 * time.Minute)
+	if !lives(t, m, old) {
+		t.Fatal("over before its time")
+	}
+	c.advance(2 * time.Minute)
+	redeem(t, m, "cus_3", "")
+	if !lives(t, m, younger) || lives(t, m, old) {
+		t.Error("a session that is over pushed one out that lives")
+	}
 	m.Limit = 0
 	for range session.DefaultLimit + 5 {
 		redeem(t, m, "cus_1", "")
@@ -610,4 +630,59 @@ func TestSessionsOfBefore(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantNone(t, m, cookie, "after a restore")
+}
+
+// twice commits everything and then runs it again, as a store does whose
+// commit's reply was lost.
+type twice struct{ store.Store }
+
+func (s twice) Update(ctx context.Context, fn func(store.Tx) error) error {
+	if err := s.Store.Update(ctx, fn); err != nil {
+		return err
+	}
+	return s.Store.Update(ctx, fn)
+}
+
+func TestRunAgain(t *testing.T) {
+	m, c := newManager(t)
+	m.Store, m.Limit = twice{m.Store}, 2
+	first, a := redeem(t, m, "cus_1", "")
+	c.advance(time.Second)
+	second, b := redeem(t, m, "cus_1", "")
+	if got := ids(t, m, "cus_1", 0); !slices.Equal(got, []string{second.ID(), first.ID()}) {
+		t.Errorf("listed %v", got)
+	}
+	if err := m.Revoke(t.Context(), "cus_1", second.ID()); err != nil || lives(t, m, b) {
+		t.Errorf("revoking one: %v", err)
+	}
+	for _, revoke := range []func() error{
+		func() error { return m.RevokeCustomer(t.Context(), "cus_1") }, func() error { return m.RevokeTenant(t.Context()) },
+	} {
+		_, c := redeem(t, m, "cus_1", "")
+		if err := revoke(); err != nil || lives(t, m, a) || lives(t, m, c) {
+			t.Errorf("revoking: %v", err)
+		}
+		if _, d := redeem(t, m, "cus_1", ""); !lives(t, m, d) {
+			t.Error("a session from after a revocation is over")
+		}
+	}
+}
+
+// BenchmarkRead is what every page pays, of a customer with as many sessions as
+// one can have by default.
+func BenchmarkRead(b *testing.B) {
+	m, _ := newManager(b)
+	var cookie string
+	for range session.DefaultLimit {
+		var err error
+		if _, cookie, err = m.Redeem(b.Context(), own(b, m, "cus_1"), true, "", firefox); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, _, err := m.Read(b.Context(), cookie); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

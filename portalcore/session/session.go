@@ -257,9 +257,8 @@ func (m *Manager) Redeem(ctx context.Context, c link.Claims, own bool, prior, us
 			if err := tx.Delete(sessionKey(m.Tenant, old)); err != nil {
 				return err
 			}
-			rec.Sessions = without(rec.Sessions, old)
 		}
-		if rec.Sessions, err = m.makeRoom(tx, without(rec.Sessions, hash), check{rec, all, guard}, now); err != nil {
+		if rec.Sessions, err = m.makeRoom(tx, again(rec.Sessions, hash), check{rec, all, guard}, now); err != nil {
 			return err
 		}
 		rec.Sessions = append(rec.Sessions, hash)
@@ -273,7 +272,9 @@ func (m *Manager) Redeem(ctx context.Context, c link.Claims, own bool, prior, us
 	return s, cookie, nil
 }
 
-func without(list []string, hash string) []string {
+// again is the list without a session that an earlier run of the same redeem
+// has put there.
+func again(list []string, hash string) []string {
 	return slices.DeleteFunc(list, func(h string) bool { return h == hash })
 }
 

@@ -24,7 +24,7 @@ func (c *clock) advance(d time.Duration) { c.ns.Add(int64(d)) }
 
 const idle, absolute = 30 * time.Minute, 8 * time.Hour
 
-func newManager(t *testing.T) (*session.Manager, *clock) {
+func newManager(t testing.TB) (*session.Manager, *clock) {
 	t.Helper()
 	sealer, err := store.NewSealer(make([]byte, 32))
 	if err != nil {
@@ -51,7 +51,7 @@ func sibling(m *session.Manager) *session.Manager {
 	}
 }
 
-func own(t *testing.T, m *session.Manager, customer string) link.Claims {
+func own(t testing.TB, m *session.Manager, customer string) link.Claims {
 	t.Helper()
 	id, err := link.NewID(rand.Reader)
 	if err != nil {
