@@ -130,11 +130,12 @@ func (a *Accounts) ask(ctx context.Context, customer string, version uint64) (Sn
 
 // failed marks the copy at hand: the provider did not answer, so it may be old.
 func (a *Accounts) failed(customer string) {
+	now := a.now()
 	a.cache.Compute(customer, func(old Snapshot, found bool) (Snapshot, otter.ComputeOp) {
 		if !found {
 			return old, otter.CancelOp
 		}
-		old.Stale, old.failed = true, a.now()
+		old.Stale, old.failed = true, now
 		return old, otter.WriteOp
 	})
 }

@@ -41,9 +41,13 @@ const (
 	// again; later it reads first, so that a click is not carried out hours
 	// after it was made.
 	resend = 10 * time.Minute
-	// quiet is how long after the last sending "not applied" is believed: longer
-	// than the provider may still be working on the request.
+	// quiet is how long a process must have seen "not applied" by reading, and
+	// nothing sent, until it is believed: longer than a request may be on its way
+	// and the provider may still be working on it.
 	quiet = 2 * time.Minute
+	// sendWithin is how long writing a step down as sent may take: what was
+	// written longer ago is not sent, because others may count from then.
+	sendWithin = 10 * time.Second
 	// recoverAtOnce is how many intents recovery has in hand at a time, where
 	// Corridor.AtOnce does not say.
 	recoverAtOnce = 4
@@ -124,9 +128,14 @@ type Corridor struct {
 	// Pause waits between attempts until d has passed or ctx ended, by the real
 	// clock where it is nil.
 	Pause func(ctx context.Context, d time.Duration) error
+	// Elapsed is a clock that goes at an even pace and that nobody sets, from any
+	// moment on: the monotonic clock that Now has, where it is nil.
+	Elapsed func() time.Duration
 	// AtOnce is how many intents Recover has in hand at a time. Zero means 4. With
 	// one it starts no goroutine.
 	AtOnce int
+
+	watched watched
 }
 
 // Who acts: the session, the customer's account version that was read with it,

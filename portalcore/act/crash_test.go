@@ -483,3 +483,102 @@ func (b *backedUp) Update(ctx context.Context, fn func(store.Tx) error) error {
 	b.at--
 	return b.memory.Update(ctx, fn)
 }
+
+// A node whose clock is ahead takes every lease for run out and every sending
+// for long ago. It must not believe that a request which is still on its way
+// did nothing.
+func TestNotAppliedIsNotBelievedByAnotherClock(t *testing.T) {
+	w := newWorld(t)
+	w.fake.script = func(int, billing.Step) fault { return late }
+	c := w.plain()
+	pin, err := c.Prepare(t.Context(), who(1), change(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ahead := w.corridor("two", w.base, w.fake)
+	ahead.Now = func() time.Time { return w.clock.Now().Add(45 * time.Minute) }
+	ahead.Journal.Now = ahead.Now
+	w.fake.before = func(customer string, step billing.Step, key string) {
+		w.mustBeDurable(customer, step, key)
+		if _, err := ahead.Recover(context.Background(), true); err != nil {
+			t.Error(err)
+		}
+		w.clock.Advance(time.Minute)
+		if _, err := ahead.Recover(context.Background(), true); err != nil {
+			t.Error(err)
+		}
+		for _, i := range w.intents() {
+			if i.State.Terminal() {
+				t.Errorf("settled as %s while the request was on its way", i.State)
+			}
+		}
+	}
+	done, err := c.Confirm(t.Context(), who(1), pin.Nonce)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.fake.settleLate()
+	for range 5 {
+		w.clock.Advance(3 * time.Minute)
+		if _, err := ahead.Recover(t.Context(), true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	i, err := c.Check(t.Context(), "cus_1", done.Intent.ID)
+	if err != nil || i.State != journal.Succeeded {
+		t.Fatalf("%s, %v", i.State, err)
+	}
+	if err := w.settled(i); err != nil {
+		t.Error(err)
+	}
+}
+
+// What took long to write down is not sent: others count from when it was
+// written, and may have settled it.
+func TestSlowStoreSendsNothing(t *testing.T) {
+	w := newWorld(t)
+	pin, err := w.plain().Prepare(t.Context(), who(1), change(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &slow{memory: w.base.(*memory), clock: w.clock}
+	s.took = 15 * time.Minute
+	c := w.corridor("one", s, w.fake)
+	done, err := c.Confirm(t.Context(), who(1), pin.Nonce)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, sent := w.fake.asked(); sent != 0 {
+		t.Errorf("%d steps were sent", sent)
+	}
+	if s := done.Intent.State; s != journal.Reconciling && s != journal.Unknown {
+		t.Errorf("got %s", s)
+	}
+	s.took = 0
+	for range 3 {
+		w.clock.Advance(3 * time.Minute)
+		if _, err := c.Recover(t.Context(), true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	i, err := c.Check(t.Context(), "cus_1", done.Intent.ID)
+	if err != nil || i.State != journal.NotApplied {
+		t.Fatalf("%s, %v", i.State, err)
+	}
+	if err := w.settled(i); err != nil {
+		t.Error(err)
+	}
+}
+
+// slow is a store whose commits take long.
+type slow struct {
+	*memory
+	clock *clock
+	took  time.Duration
+}
+
+func (s *slow) Update(ctx context.Context, fn func(store.Tx) error) error {
+	err := s.memory.Update(ctx, fn)
+	s.clock.Advance(s.took)
+	return err
+}

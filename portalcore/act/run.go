@@ -63,8 +63,14 @@ func (c *Corridor) step(ctx context.Context, i *journal.Intent, n int) (more boo
 		if !c.mayResend(i, n) {
 			break
 		}
+		began := c.elapsed()
 		if err := c.Journal.Send(ctx, i, n, refs); err != nil {
 			return false, c.sendFailed(keep, i, n, err)
+		}
+		if took := c.elapsed() - began; took > sendWithin {
+			cause = fmt.Errorf("not sent: writing it down took %s", took)
+			c.Log.Warn("the store was too slow to send a step", c.fields(i, n, cause)...)
+			continue
 		}
 		s := i.Steps[n]
 		callCtx, cancel := context.WithTimeout(ctx, executeTimeout)
@@ -92,6 +98,48 @@ func (c *Corridor) step(ctx context.Context, i *journal.Intent, n int) (more boo
 		c.Log.Warn("no definite answer from the provider", c.fields(i, n, execErr)...)
 	}
 	return false, c.unsure(keep, i, n, cause)
+}
+
+// started is what elapsed counts from; it has a monotonic reading.
+var started = time.Now()
+
+// elapsed is a time that only tells how long something took.
+func (c *Corridor) elapsed() time.Duration {
+	if c.Elapsed != nil {
+		return c.Elapsed()
+	}
+	return c.Now().Sub(started)
+}
+
+// watched holds since when this process has seen, by reading, that steps did
+// not take effect. It is not kept in the store: the clocks of two nodes, or of
+// one node before and after it was set, do not tell how long ago something was.
+type watched struct {
+	mu    sync.Mutex
+	since map[string]time.Duration // by key
+}
+
+// forgotten is when a step that nobody looked at any more is not watched.
+const forgotten = time.Hour
+
+// quiet reports whether the step was seen not to have taken effect for long
+// enough, and begins to watch it where it is not watched.
+func (w *watched) quiet(key string, now time.Duration) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if since, ok := w.since[key]; ok && now >= since && now-since < forgotten {
+		return now-since > quiet
+	}
+	if w.since == nil {
+		w.since = map[string]time.Duration{}
+	}
+	for k, since := range w.since {
+		if now-since >= forgotten || now < since {
+			delete(w.since, k)
+		}
+	}
+	w.since[key] = now
+	return false
 }
 
 // ended is the state of an intent whose step n did not take effect.
@@ -327,8 +375,11 @@ func (c *Corridor) reconcile(ctx context.Context, i journal.Intent, n int) (jour
 	switch {
 	case err == nil && outcome == billing.Applied:
 		return c.applied(ctx, i, n, r)
-	case err == nil && outcome == billing.NotApplied && (waits || c.Now().Sub(s.LastSent) > quiet):
+	case err == nil && outcome == billing.NotApplied && (waits || c.watched.quiet(s.Key, c.elapsed())):
 		err := c.Journal.Settle(keep, &i, ended(n, journal.NotApplied), i.Code, nil)
+		return i, err
+	case err == nil && outcome == billing.NotApplied:
+		err := c.Journal.Unsure(keep, &i, true, nil, c.Now().Add(quiet+time.Second))
 		return i, err
 	case !waits:
 		err := c.unsure(keep, &i, n, err)

@@ -424,9 +424,8 @@ func (j *Journal) write(ctx context.Context, i *Intent, change func(*Intent, tim
 		if old.Rev != i.Rev {
 			return ErrMoved
 		}
-		if out, err = j.get(tx, i.Customer, i.ID); err != nil { // a deep copy of its own
-			return err
-		}
+		out = old
+		out.Steps = slices.Clone(old.Steps) // changes replace what a step points to
 		change(&out, now)
 		if old.State.Terminal() && (old.State != Manual || out.SettledBy == "") {
 			return ErrMoved // settled is settled
@@ -528,8 +527,8 @@ func (j *Journal) Await(ctx context.Context, i *Intent, n int, r billing.Result,
 	})
 }
 
-// Unsure notes that the step in hand has no definite answer, and looks again
-// at look. readOnly forbids, for good, to send it again.
+// Unsure notes that the step in hand has no definite answer, because of cause
+// where there is a new one, and looks again at look. readOnly forbids, for good, to send it again.
 func (j *Journal) Unsure(ctx context.Context, i *Intent, readOnly bool, cause error, look time.Time) error {
 	return j.write(ctx, i, func(i *Intent, now time.Time) {
 		i.State = Unknown
@@ -546,7 +545,9 @@ func (j *Journal) Unsure(ctx context.Context, i *Intent, readOnly bool, cause er
 				}
 			}
 		}
-		i.LastError = text(cause)
+		if cause != nil {
+			i.LastError = text(cause)
+		}
 		if billing.FaultOf(cause) == billing.Refused {
 			i.Code = billing.CodeOf(cause)
 		}
