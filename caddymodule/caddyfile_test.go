@@ -117,13 +117,18 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"provider unknown", "provider paddle", `there is no provider "paddle" in this build of Caddy: there is sandbox, slow, stripe`},
 		{"provider twice", "provider sandbox\nprovider sandbox", "billing_portal has provider twice"},
 		{"stripe argument", "provider stripe " + canary, "provider stripe takes no argument"},
-		{"stripe unknown", "provider stripe {\nkey {env.X}\n}", `provider stripe has no subdirective "key": it takes api_key, base_url`},
+		{"stripe unknown", "provider stripe {\nkey {env.X}\n}", `provider stripe has no subdirective "key": it takes api_key, base_url, webhook_secret`},
 		{"stripe literal key", "provider stripe {\napi_key " + canary + "\n}", "provider stripe: api_key stands in the config itself"},
 		{"stripe key twice", "provider stripe {\napi_key {env.X}\napi_key {env.Y}\n}", "provider stripe has api_key twice"},
 		{"stripe two keys", "provider stripe {\napi_key " + canary + " x\n}", "provider stripe: api_key takes one argument, a placeholder"},
-		{"stripe webhook", "provider stripe {\nwebhook_secret " + canary + "\n}", "webhook_secret is not supported in this version"},
+		{"stripe literal webhook secret", "provider stripe {\nwebhook_secret " + canary + "\n}", "provider stripe: webhook_secret stands in the config itself"},
+		{"stripe second literal webhook secret", "provider stripe {\nwebhook_secret {env.X}\nwebhook_secret " + canary + "\n}", "provider stripe: webhook_secret stands in the config itself"},
+		{"stripe webhook secret without", "provider stripe {\nwebhook_secret\n}", "provider stripe: webhook_secret takes one argument, a placeholder"},
+		{"stripe two webhook secrets", "provider stripe {\nwebhook_secret {env.X} " + canary + "\n}", "provider stripe: webhook_secret takes one argument, a placeholder"},
+		{"sandbox literal webhook secret", "provider sandbox {\nwebhook_secret " + canary + "\n}", "provider sandbox: webhook_secret stands in the config itself"},
+		{"sandbox webhook secret twice", "provider sandbox {\nwebhook_secret {env.X}\nwebhook_secret {env.Y}\n}", "provider sandbox has webhook_secret twice"},
 		{"sandbox argument", "provider sandbox /tmp/x", "provider sandbox takes no argument"},
-		{"sandbox unknown", "provider sandbox {\ndir /x\n}", `provider sandbox has no subdirective "dir": it takes data_dir`},
+		{"sandbox unknown", "provider sandbox {\ndir /x\n}", `provider sandbox has no subdirective "dir": it takes data_dir, webhook_secret`},
 		{"api_key literal", "api_key " + canary, "api_key stands in the config itself, where /config/ and autosave.json would show it"},
 		{"api_key half a placeholder", "api_key " + canary + "{env.X}", "api_key stands in the config itself"},
 		{"api_key empty", `api_key ""`, "api_key is empty"},
@@ -240,6 +245,8 @@ func TestProvisionErrors(t *testing.T) {
 	t.Setenv("BP_KEY", "bpk_test_0123456789abcdefghij")
 	t.Setenv("BP_SHORT", "short")
 	t.Setenv("BP_SECRET", canary)
+	t.Setenv("BP_WHSEC", "whsec_CANARY0123456789abcdef")
+	t.Setenv("BP_WHSEC_SHORT", "whsec_CANARY")
 	t.Setenv("BP_EMPTY", "")
 	t.Setenv("BP_SEAL", strings.Repeat("5a", 32))
 	notKey := filepath.Join(dir, "not-a-key")
@@ -283,6 +290,11 @@ func TestProvisionErrors(t *testing.T) {
 		{"stripe key unset", site("provider stripe {\napi_key {env.BP_NOT_SET}\n}"), "provider stripe: api_key: the placeholder {env.BP_NOT_SET} has no value"},
 		{"stripe without key", site("provider stripe"), "billing_portal http://localhost:9080: loading the provider: loading module 'stripe': provision billing_portal.providers.stripe: provider stripe: api_key is empty"},
 		{"stripe key malformed", site("provider stripe {\napi_key {env.BP_SHORT}\n}"), "the API key must be a secret key"},
+		{"stripe webhook secret unset", site("provider stripe {\napi_key {env.BP_SECRET}\nwebhook_secret {env.BP_NOT_SET}\n}"), "provider stripe: webhook_secret 1: the placeholder {env.BP_NOT_SET} has no value"},
+		{"stripe webhook secret is a key", site("provider stripe {\napi_key {env.BP_SECRET}\nwebhook_secret {env.BP_SECRET}\n}"), "provider stripe: webhook_secret 1: what is behind {env.BP_SECRET} does not begin with whsec_"},
+		{"second stripe webhook secret is a key", site("provider stripe {\napi_key {env.BP_SECRET}\nwebhook_secret {env.BP_WHSEC}\nwebhook_secret {env.BP_SECRET}\n}"), "provider stripe: webhook_secret 2: what is behind {env.BP_SECRET} does not begin with whsec_"},
+		{"stripe webhook secret short", site("provider stripe {\napi_key {env.BP_SECRET}\nwebhook_secret {env.BP_WHSEC_SHORT}\n}"), "provider stripe: webhook_secret 1: what is behind {env.BP_WHSEC_SHORT} is too short"},
+		{"sandbox webhook secret is a key", site("provider sandbox {\nwebhook_secret {env.BP_SECRET}\n}"), "provider sandbox: webhook_secret 1: what is behind {env.BP_SECRET} does not begin with whsec_"},
 		{"stripe base_url", site("provider stripe {\napi_key {env.BP_SECRET}\nbase_url https://evil.example.com\n}"), "base_url is for tests and takes a loopback host only"},
 		{"seal key unset", "{\nbilling_portal {\nseal_key {env.BP_NOT_SET}\n}\n}\n" + site(""), "seal_key: the placeholder {env.BP_NOT_SET} has no value"},
 		{"seal key malformed", "{\nbilling_portal {\nseal_key {env.BP_SECRET}\n}\n}\n" + site(""), "seal key must be 64 hexadecimal digits"},
@@ -353,6 +365,8 @@ func TestProvisionErrors(t *testing.T) {
 	t.Run("literal secrets in JSON", func(t *testing.T) {
 		for _, handler := range []string{
 			`"provider":{"name":"stripe","api_key":"` + canary + `"}`,
+			`"provider":{"name":"stripe","api_key":"{env.BP_SECRET}","webhook_secrets":["` + canary + `"]}`,
+			`"provider":{"name":"sandbox","webhook_secret":"` + canary + `"}`,
 			`"provider":{"name":"sandbox"},"api_keys":["` + canary + `"]`,
 		} {
 			err := validateJSON(t, []byte(`{"apps":{"http":{"servers":{"s":{"listen":["localhost:9080"],"routes":[{"handle":[{"handler":"billing_portal","origin":"http://localhost:9080",`+handler+`}]}]}}}}}`))
@@ -395,6 +409,7 @@ func TestCaddyfileExample(t *testing.T) {
 	}
 	t.Setenv("PORTAL_SEAL_KEY", strings.Repeat("5a", 32))
 	t.Setenv("STRIPE_RESTRICTED_KEY", "rk_test_0123456789abcdefghij")
+	t.Setenv("STRIPE_WEBHOOK_SECRET", "whsec_0123456789abcdefghij")
 	t.Setenv("PORTAL_API_KEY", "bpk_test_0123456789abcdefghij")
 	t.Setenv("PORTAL_EVENTS_SECRET", "whsec_"+strings.Repeat("A", 43)+"=")
 	before := opened.Load()

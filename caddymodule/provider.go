@@ -58,13 +58,20 @@ type StripeProvider struct {
 	// placeholder like {env.STRIPE_RESTRICTED_KEY} or {file./path}. Required.
 	APIKey string `json:"api_key,omitempty"`
 
+	// WebhookSecrets are the signing secrets (whsec_…) of the endpoint at
+	// <origin>/webhook that Stripe posts events to, each behind a placeholder. The
+	// old one stays beside the new one while it is rolled over. Empty: events are
+	// not taken (404), and what changes at Stripe shows after account_max_age.
+	WebhookSecrets []string `json:"webhook_secrets,omitempty"`
+
 	// BaseURL is where the API is, on a loopback host, for tests. Default:
 	// https://api.stripe.com.
 	BaseURL string `json:"base_url,omitempty"`
 
-	// key and not more is kept of the expanded secret, unexported, so that it is
-	// never marshalled.
-	key string
+	// key, secrets and not more are kept of the expanded secrets, unexported, so
+	// that they are never marshalled.
+	key     string
+	secrets []string
 }
 
 // CaddyModule returns the Caddy module information.
@@ -80,6 +87,9 @@ func (s *StripeProvider) Provision(caddy.Context) (err error) {
 	if s.key, err = expandSecret("provider stripe: api_key", s.APIKey); err != nil {
 		return err
 	}
+	if s.secrets, err = expandWebhookSecrets("provider stripe", s.WebhookSecrets); err != nil {
+		return err
+	}
 	if s.BaseURL != "" {
 		if u, err := url.Parse(s.BaseURL); err != nil || !isLoopback(u.Hostname()) {
 			return fmt.Errorf("provider stripe: base_url is for tests and takes a loopback host only, like http://127.0.0.1:12111")
@@ -93,7 +103,28 @@ func (s *StripeProvider) Provision(caddy.Context) (err error) {
 }
 
 func (s *StripeProvider) client(l *zap.Logger) (*stripe.Provider, error) {
-	return stripe.New(stripe.Options{Key: s.key, BaseURL: s.BaseURL, Logger: l})
+	return stripe.New(stripe.Options{Key: s.key, BaseURL: s.BaseURL, Logger: l, WebhookSecrets: s.secrets})
+}
+
+// expandWebhookSecrets reads a provider's webhook secrets through their
+// placeholders. Its errors never hold a secret.
+func expandWebhookSecrets(what string, values []string) ([]string, error) {
+	var secrets []string
+	for i, v := range values {
+		name := fmt.Sprintf("%s: webhook_secret %d", what, i+1)
+		secret, err := expandSecret(name, v)
+		if err != nil {
+			return nil, err
+		}
+		if !strings.HasPrefix(secret, "whsec_") {
+			return nil, fmt.Errorf("%s: what is behind %s does not begin with whsec_: it must be the signing secret of the webhook endpoint, not an API key", name, v)
+		}
+		if len(secret) < len("whsec_")+16 {
+			return nil, fmt.Errorf("%s: what is behind %s is too short for a signing secret: whsec_ and 16 characters or more", name, v)
+		}
+		secrets = append(secrets, secret)
+	}
+	return secrets, nil
 }
 
 // OpenProvider makes the client. It sends nothing.
@@ -108,8 +139,9 @@ func (s *StripeProvider) OpenProvider(_ context.Context, o ProviderOptions) (Pro
 // UnmarshalCaddyfile reads
 //
 //	stripe {
-//		api_key  {env.STRIPE_RESTRICTED_KEY}
-//		base_url http://127.0.0.1:12111
+//		api_key        {env.STRIPE_RESTRICTED_KEY}
+//		webhook_secret {env.STRIPE_WEBHOOK_SECRET}   # repeatable
+//		base_url       http://127.0.0.1:12111
 //	}
 func (s *StripeProvider) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the module's name
@@ -121,8 +153,8 @@ func (s *StripeProvider) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return secretArg(d, "provider stripe: api_key", func(v string) { s.APIKey = v })
 		}},
 		"base_url": {once, func() error { return oneArg(d, &s.BaseURL) }},
-		"webhook_secret": {later, func() error {
-			return d.Errf("provider stripe: webhook_secret is not supported in this version: take it out (accounts are read anew every account_max_age)")
+		"webhook_secret": {repeated, func() error {
+			return secretArg(d, "provider stripe: webhook_secret", func(v string) { s.WebhookSecrets = append(s.WebhookSecrets, v) })
 		}},
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -14,6 +15,7 @@ import (
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 	"github.com/portalcore/caddy-billing-portal/portalcore/sandbox"
 	"github.com/portalcore/caddy-billing-portal/portalcore/store"
+	"github.com/portalcore/caddy-billing-portal/portalcore/webhook"
 )
 
 func init() {
@@ -34,8 +36,15 @@ type SandboxProvider struct {
 	// replaced. Tenants with the same directory share the ledger.
 	DataDir string `json:"data_dir,omitempty"`
 
-	dir  string
-	book *sandboxBook // once open
+	// WebhookSecret (whsec_…, behind a placeholder) makes the ledger post signed
+	// events to <origin>/webhook, as Stripe does, which must be reachable from
+	// this machine; and the portal takes them. Of tenants that share a ledger, the
+	// one that was opened last gets them. Empty: no events.
+	WebhookSecret string `json:"webhook_secret,omitempty"`
+
+	dir     string
+	secrets []string     // one at most
+	book    *sandboxBook // once open
 }
 
 // sandboxBook is an open ledger with the faults that were asked for. It stays
@@ -43,6 +52,7 @@ type SandboxProvider struct {
 type sandboxBook struct {
 	ledger    *sandbox.Ledger
 	faults    *sandbox.Faults
+	hooks     *sandbox.Webhooks
 	customers []billing.Customer // the demo's
 }
 
@@ -56,6 +66,11 @@ func (SandboxProvider) CaddyModule() caddy.ModuleInfo {
 
 // Provision finds the directory and opens nothing.
 func (s *SandboxProvider) Provision(caddy.Context) (err error) {
+	if s.WebhookSecret != "" {
+		if s.secrets, err = expandWebhookSecrets("provider sandbox", []string{s.WebhookSecret}); err != nil {
+			return err
+		}
+	}
 	s.dir, err = directory("provider sandbox: data_dir", s.DataDir, "sandbox")
 	return err
 }
@@ -80,6 +95,7 @@ func (s *SandboxProvider) OpenProvider(ctx context.Context, o ProviderOptions) (
 			return OpenStore{}, errors.Join(err, out.Close())
 		}
 		out.attached = book
+		out.Close = book.run(out.Close)
 		return out, nil
 	})
 	if err != nil {
@@ -90,8 +106,15 @@ func (s *SandboxProvider) OpenProvider(ctx context.Context, o ProviderOptions) (
 		return Provider{}, errors.Join(fmt.Errorf("provider sandbox: %s is the portal's own store: give the sandbox a data_dir of its own", resource), release(resource))
 	}
 	s.book = book
+	if len(s.secrets) > 0 {
+		if err := book.hooks.Configure(ctx, o.Origin+webhook.Path, s.secrets[0]); err != nil {
+			return Provider{}, errors.Join(fmt.Errorf("provider sandbox: webhook_secret: %w", err), release(resource))
+		}
+	}
 	return Provider{
-		Provider:  sandbox.NewProvider(book.ledger, book.faults, sandbox.ProviderOptions{Pages: o.Origin + sandboxPages}),
+		Provider: sandbox.NewProvider(book.ledger, book.faults, sandbox.ProviderOptions{
+			Pages: o.Origin + sandboxPages, WebhookSecrets: s.secrets,
+		}),
 		PagesPath: sandboxPages,
 		Pages:     http.StripPrefix(strings.TrimSuffix(sandboxPages, "/"), book.ledger.Pages()),
 		Close:     func() error { return release(resource) },
@@ -107,13 +130,28 @@ func openLedger(ctx context.Context, st store.Store, logger *zap.Logger) (*sandb
 	if err != nil {
 		return nil, err
 	}
-	return &sandboxBook{ledger: ledger, faults: new(sandbox.Faults), customers: customers}, nil
+	hooks := sandbox.NewWebhooks(ledger, sandbox.WebhookOptions{Logger: logger.Named("sandbox")})
+	return &sandboxBook{ledger: ledger, faults: new(sandbox.Faults), hooks: hooks, customers: customers}, nil
+}
+
+// run sends the ledger's events until the function that it returns is called,
+// which closes the store behind it.
+func (b *sandboxBook) run(closeStore func() error) func() error {
+	ctx, stop := context.WithCancel(context.Background())
+	var sending sync.WaitGroup
+	sending.Go(func() { b.hooks.Run(ctx) })
+	return func() error {
+		stop()
+		sending.Wait()
+		return closeStore()
+	}
 }
 
 // UnmarshalCaddyfile reads
 //
 //	sandbox {
-//		data_dir <directory>
+//		data_dir       <directory>
+//		webhook_secret {env.SANDBOX_WEBHOOK_SECRET}
 //	}
 func (s *SandboxProvider) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the module's name
@@ -122,6 +160,9 @@ func (s *SandboxProvider) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	return block(d, "provider sandbox", subdirectives{
 		"data_dir": {once, func() error { return oneArg(d, &s.DataDir) }},
+		"webhook_secret": {once, func() error {
+			return secretArg(d, "provider sandbox: webhook_secret", func(v string) { s.WebhookSecret = v })
+		}},
 	})
 }
 

@@ -216,9 +216,6 @@ func (p *Portal) Start(ctx context.Context) error {
 	if err := p.loadKeys(ctx); err != nil {
 		return err
 	}
-	if err := p.journal.Index(ctx); err != nil {
-		return err
-	}
 	if err := p.resolve(ctx); err != nil {
 		if _, ok := errors.AsType[*unreachableError](err); !ok {
 			return err

@@ -11,6 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
 	"github.com/portalcore/caddy-billing-portal/portalcore/audit"
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 	"github.com/portalcore/caddy-billing-portal/portalcore/journal"
@@ -702,6 +705,8 @@ func TestUnresolved(t *testing.T) {
 	w.fake.script = func(int, billing.Step) fault { return unknownBefore }
 	w.fake.outcomeSays = billing.OutcomeUnsure
 	c := w.plain()
+	core, logged := observer.New(zap.ErrorLevel)
+	c.Log = zap.New(core)
 	done, err := c.Confirm(t.Context(), who(1), prepare(t, c, who(1), change(1)).Nonce)
 	if err != nil {
 		t.Fatal(err)
@@ -725,6 +730,9 @@ func TestUnresolved(t *testing.T) {
 	}
 	if i.Steps[0].LastSent.Sub(i.Steps[0].SentAt) > resend {
 		t.Errorf("last sent after %s", i.Steps[0].LastSent.Sub(i.Steps[0].SentAt))
+	}
+	if n := logged.FilterMessageSnippet("needs an operator").Len(); n != 1 {
+		t.Errorf("an operator was told %d times, want once: %v", n, logged.All())
 	}
 	if w.fake.outcomes > 500 {
 		t.Errorf("asked %d times", w.fake.outcomes)

@@ -50,7 +50,7 @@ func (c *Corridor) step(ctx context.Context, i *journal.Intent, n int) (more boo
 	keep := context.WithoutCancel(ctx)
 	refs, ok := refsFor(i, n)
 	if !ok {
-		return false, c.Journal.Settle(keep, i, journal.Manual, "missing_reference",
+		return false, c.manual(keep, i, "missing_reference",
 			fmt.Errorf("step %d needs %v, which no earlier step gave", n, i.Steps[n].Needs))
 	}
 	// doubt: an earlier sending may have taken effect.
@@ -81,7 +81,7 @@ func (c *Corridor) step(ctx context.Context, i *journal.Intent, n int) (more boo
 		}
 		if billing.CodeOf(execErr) == "idempotency_error" {
 			// Other parameters under our key: never send again, somebody must look.
-			return false, c.Journal.Settle(keep, i, journal.Manual, "idempotency_error", execErr)
+			return false, c.manual(keep, i, "idempotency_error", execErr)
 		}
 		switch billing.FaultOf(execErr) {
 		case billing.Refused, billing.NotFound:
@@ -234,7 +234,7 @@ func (c *Corridor) unsure(ctx context.Context, i *journal.Intent, n int, cause e
 	readOnly := !c.mayResend(i, n)
 	age := c.Now().Sub(i.Steps[n].SentAt)
 	if readOnly && age > giveUp {
-		return c.Journal.Settle(ctx, i, journal.Manual, "unresolved", cause)
+		return c.manual(ctx, i, "unresolved", cause)
 	}
 	// Soon at first, then less often.
 	wait := min(max(age/4, 5*time.Second), lookAgain)
@@ -272,6 +272,16 @@ func refsFor(i *journal.Intent, n int) (map[string]string, bool) {
 		}
 	}
 	return refs, true
+}
+
+// manual gives the intent to a person.
+func (c *Corridor) manual(ctx context.Context, i *journal.Intent, code string, cause error) error {
+	if err := c.Journal.Settle(ctx, i, journal.Manual, code, cause); err != nil {
+		return err
+	}
+	c.Log.Error("a change needs an operator: see what became of it at the provider, then settle it", zap.String("intent", i.ID),
+		zap.String("customer", i.Customer), zap.String("action", string(i.Action.Kind)), zap.String("code", code), zap.NamedError("cause", cause))
+	return nil
 }
 
 func (c *Corridor) fields(i *journal.Intent, n int, err error) []zap.Field {
@@ -392,7 +402,7 @@ func (c *Corridor) reconcile(ctx context.Context, i journal.Intent, n int) (jour
 		patience = i.Until.Add(giveUp)
 	}
 	if now.After(patience) {
-		err := c.Journal.Settle(keep, &i, journal.Manual, "unresolved", err)
+		err := c.manual(keep, &i, "unresolved", err)
 		return i, err
 	}
 	look := now.Add(lookAgain)

@@ -303,6 +303,22 @@ func TestCheckedWhileTheStoreIsDown(t *testing.T) {
 	}
 }
 
+// TestCustomerDeletedAtProvider: a session outlives its customer at the provider,
+// says so, and can be ended (T46).
+func TestCustomerDeletedAtProvider(t *testing.T) {
+	e := newEnv(t)
+	b := e.signedIn("cus_a")
+	delete(e.provider.accounts, "cus_a")
+	e.accounts.Drop("cus_a")
+	if w := b.get("/"); w.Code != 404 || !strings.Contains(w.Body.String(), vendorURL) {
+		t.Errorf("overview: %d %s", w.Code, w.Body)
+	}
+	if w := b.get(templates.PathDevices); w.Code != 200 {
+		t.Errorf("devices: %d", w.Code)
+	}
+	location(t, b.post(pathEndAll, nil), pathSignedOut)
+}
+
 // TestBackAfterSignOut: what the back button can bring up again was not kept,
 // and the replayed cookie opens nothing (T43).
 func TestBackAfterSignOut(t *testing.T) {

@@ -29,6 +29,9 @@ type Env struct {
 	// World is the other side of Provider: it makes customers, moves the clock
 	// and knows what was changed.
 	World World
+	// Secrets are the signing secrets that the provider's events are checked
+	// with, two of them. Events are of test mode.
+	Secrets []string
 }
 
 // World is the control over what is behind a provider. Its methods fail the

@@ -12,9 +12,11 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/stripe/stripe-go/v85/webhook"
 	"github.com/stripe/stripe-mock/embedded"
 	"github.com/stripe/stripe-mock/server"
 	"github.com/stripe/stripe-mock/spec"
@@ -38,6 +40,8 @@ func TestMain(m *testing.M) {
 var start = time.Date(2026, time.January, 31, 10, 20, 30, 0, time.UTC)
 
 const key = "sk_test_providertest"
+
+var secrets = []string{"whsec_new-secret-of-providertest", "whsec_old-secret-of-providertest"}
 
 func world(t *testing.T) providertest.Ledger {
 	t.Helper()
@@ -63,7 +67,8 @@ func world(t *testing.T) providertest.Ledger {
 
 func overSandbox(t *testing.T) providertest.Env {
 	w := world(t)
-	return providertest.Env{Provider: sandbox.NewProvider(w.Ledger, w.Faults, sandbox.ProviderOptions{Pages: "http://localhost/pages"}), World: w}
+	p := sandbox.NewProvider(w.Ledger, w.Faults, sandbox.ProviderOptions{Pages: "http://localhost/pages", WebhookSecrets: secrets})
+	return providertest.Env{Provider: p, World: w, Secrets: secrets}
 }
 
 // overStripe is Stripe's provider over stripetest. Every request that it sends
@@ -91,12 +96,12 @@ func overStripe(mock http.Handler, shapes map[string]*spec.Schema) func(t *testi
 		srv.Start()
 		t.Cleanup(srv.Close)
 		transport := http.DefaultTransport.(*http.Transport).Clone()
-		p, err := stripe.New(stripe.Options{Key: key, BaseURL: srv.URL, Transport: transport})
+		p, err := stripe.New(stripe.Options{Key: key, BaseURL: srv.URL, Transport: transport, WebhookSecrets: secrets})
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(transport.CloseIdleConnections)
-		return providertest.Env{Provider: p, World: w}
+		return providertest.Env{Provider: p, World: w, Secrets: secrets}
 	}
 }
 
@@ -120,6 +125,136 @@ func TestProviders(t *testing.T) {
 	})
 	t.Run("Compare", func(t *testing.T) { providertest.Compare(t, "sandbox", a, "stripe", b) })
 }
+
+// The events that stripetest posts are of types that Stripe knows, hold objects
+// of Stripe's shape, and are read by Stripe's own SDK and by the provider, who
+// finds whose they are.
+func TestEventsAgainstStripe(t *testing.T) {
+	sp, err := server.LoadSpec(embedded.OpenAPISpec, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	types := sp.Paths["/v1/webhook_endpoints"]["post"].RequestBody.Content["application/x-www-form-urlencoded"].Schema.Properties["enabled_events"].Items.Enum
+	if len(types) < 100 {
+		t.Fatalf("the spec names %d types of events", len(types))
+	}
+	p, err := stripe.New(stripe.Options{Key: key, WebhookSecrets: secrets[1:]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := world(t)
+	var mu sync.Mutex
+	got := map[string]string{} // type to customer
+	j := &judged{t: t, shapes: sp.Components.Schemas}
+	hooks := sandbox.NewWebhooks(w.Ledger, sandbox.WebhookOptions{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+		body, _ := io.ReadAll(r.Body)
+		theirs, err := webhook.ConstructEventIgnoringTolerance(body, r.Header.Get("Stripe-Signature"), secrets[1])
+		if err != nil {
+			t.Errorf("stripe-go: %v", err)
+		}
+		ours, err := p.ParseEvent(r.Header, body, start)
+		if err != nil || ours.ID != theirs.ID {
+			t.Errorf("the provider reads %+v, %v", ours, err)
+		}
+		if !slices.Contains(types, any(ours.Type)) {
+			t.Errorf("Stripe knows no event %q", ours.Type)
+		}
+		if theirs.APIVersion != stripe.Version {
+			t.Errorf("version %s", theirs.APIVersion)
+		}
+		var v map[string]any
+		if err := json.Unmarshal(body, &v); err != nil {
+			t.Error(err)
+		}
+		j.object(v, "")
+		j.object(v["data"].(map[string]any)["object"], "data.object")
+		mu.Lock()
+		defer mu.Unlock()
+		got[ours.Type] = ours.Customer
+		return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody}, nil
+	})})
+	stripetest.New(w.Ledger, nil, stripetest.Options{Key: key, Webhooks: hooks})
+	if err := hooks.Configure(t.Context(), "https://billing.example.com/webhook", secrets[1]); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { hooks.Run(ctx) })
+	defer wg.Wait()
+	defer cancel()
+
+	w.Price("price_a", "usd", "1000", "month")
+	w.Price("price_b", "usd", "3000", "month")
+	m := w.Customer(providertest.Customer{Card: providertest.CardAsks, Price: "price_a", Quantity: 1, Credit: 100_000})
+	bg := context.Background()
+	do := func(_ any, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	update := func() sandbox.Subscription {
+		sub, err := w.Ledger.UpdateSubscription(bg, sandbox.Call{}, m.Subscription, sandbox.SubscriptionUpdate{
+			Items: []sandbox.ItemParams{{ID: m.Items[0], Price: "price_b", Quantity: new(int64(100))}}, ProrationBehavior: sandbox.AlwaysInvoice,
+			PaymentBehavior: sandbox.PendingIfIncomplete,
+		})
+		if err != nil || sub.PendingUpdate == nil {
+			t.Fatalf("%+v, %v", sub, err)
+		}
+		return sub
+	}
+	pi := func(sub sandbox.Subscription) string {
+		inv, err := w.Ledger.Invoice(bg, sub.LatestInvoice)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return inv.PaymentIntent
+	}
+	wait := func(kinds ...string) {
+		t.Helper()
+		for deadline := time.Now().Add(60 * time.Second); len(kinds) > 0; time.Sleep(10 * time.Millisecond) {
+			mu.Lock()
+			kinds = slices.DeleteFunc(kinds, func(kind string) bool { _, ok := got[kind]; return ok })
+			mu.Unlock()
+			if time.Now().After(deadline) {
+				t.Fatalf("never posted: %v", kinds)
+			}
+		}
+	}
+	first := update()
+	wait("invoice.payment_action_required")                              // before it is answered: events tell how things are when they are made
+	_, _ = w.Ledger.ConfirmPayment(bg, sandbox.Call{}, pi(first), false) // the no is an error
+	w.Advance(24 * time.Hour)                                            // the update expires
+	do(w.Ledger.VoidInvoice(bg, sandbox.Call{}, update().LatestInvoice))
+	do(w.Ledger.ConfirmPayment(bg, sandbox.Call{}, pi(update()), true))
+	cs, err := w.Ledger.CreateSession(bg, sandbox.Call{}, sandbox.SessionParams{Customer: m.ID, SuccessURL: "https://x.example.com/"})
+	do(cs, err)
+	do(w.Ledger.CompleteSession(bg, sandbox.Call{}, cs.ID, sandbox.CardParams{Number: providertest.CardDeclines}))
+	do(w.Ledger.CreateSession(bg, sandbox.Call{}, sandbox.SessionParams{Customer: m.ID, SuccessURL: "https://x.example.com/"}))
+	cs, err = w.Ledger.CheckoutSession(bg, cs.ID)
+	do(cs, err)
+	do(w.Ledger.UpdateCustomer(bg, sandbox.Call{}, m.ID, sandbox.CustomerParams{DefaultPaymentMethod: &cs.PaymentMethod}))
+	w.Advance(40 * 24 * time.Hour) // a renewal that is not paid, to the end
+	wait("product.created", "price.created", "customer.created", "customer.updated", "payment_method.attached", "customer.subscription.created",
+		"customer.subscription.updated", "invoice.paid", "payment_intent.payment_failed", "invoice.payment_failed",
+		"customer.subscription.pending_update_expired", "invoice.voided", "payment_intent.succeeded", "setup_intent.succeeded",
+		"checkout.session.completed", "checkout.session.expired", "customer.subscription.deleted")
+	mu.Lock()
+	defer mu.Unlock()
+	for kind, customer := range got {
+		if want := m.ID; strings.HasPrefix(kind, "product.") || strings.HasPrefix(kind, "price.") {
+			if customer != "" {
+				t.Errorf("%s is about %s", kind, customer)
+			}
+		} else if customer != want {
+			t.Errorf("%s is about %q", kind, customer)
+		}
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // With 200 ms on every HTTP request the overview comes in under 1.2 times its
 // longest chain of dependent calls, which is two.

@@ -3,12 +3,16 @@ package providertest
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/stripe/stripe-go/v85/webhook"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 	"github.com/portalcore/caddy-billing-portal/portalcore/sandbox"
@@ -114,6 +118,12 @@ var scenarios = map[string]func(*scene){
 	"fault/declined and timeout after":     faultDeclined,
 	"fault/card page and timeout after":    faultCardPage,
 	"fault/every other step":               faultOthers,
+	"event/genuine":                        eventGenuine,
+	"event/signed with either secret":      eventRotation,
+	"event/not the provider's":             eventForged,
+	"event/old and future":                 eventTime,
+	"event/nothing to look at":             eventNothing,
+	"event/cannot be used":                 eventUnusable,
 }
 
 func on(price string) Customer { return Customer{Card: CardWorks, Price: price, Quantity: 2} }
@@ -1115,4 +1125,128 @@ func faultOthers(s *scene) {
 	if sub := a.Subscriptions[0]; sub.Pending != nil || sub.Items[0].Price.ID != team || sub.CancelAtPeriodEnd || a.Customer.Name != name {
 		s.Errorf("in the end: %+v", sub)
 	}
+}
+
+// The moment at which events arrive. The portal's clock, not the provider's.
+var arrives = time.Date(2026, time.November, 22, 10, 0, 0, 0, time.UTC)
+
+// eventOf is an event of a subscription.
+func eventOf(customer string) string {
+	return `{"id":"evt_1Q","object":"event","api_version":"2026-08-26.dahlia","created":1795341590,"livemode":false,` +
+		`"type":"customer.subscription.updated","data":{"object":{"id":"sub_1","object":"subscription","customer":"` + customer + `"}}}`
+}
+
+// signEvent signs as Stripe does, with Stripe's own SDK.
+func signEvent(body string, at time.Time, secrets ...string) http.Header {
+	h := fmt.Sprintf("t=%d", at.Unix())
+	for _, secret := range secrets {
+		h += fmt.Sprintf(",v1=%x", webhook.ComputeSignature(at, []byte(body), secret))
+	}
+	return http.Header{"Stripe-Signature": {h}}
+}
+
+// takes parses an event that must be taken, and notes it.
+func (s *scene) takes(what string, header http.Header, body string) billing.Event {
+	s.Helper()
+	e, err := s.Provider.ParseEvent(header, []byte(body), arrives)
+	if err != nil {
+		s.Errorf("%s: %v", what, err)
+	}
+	s.note(what, e)
+	return e
+}
+
+// refuses parses an event that must not be taken.
+func (s *scene) refuses(what string, header http.Header, body string, want error) {
+	s.Helper()
+	e, err := s.Provider.ParseEvent(header, []byte(body), arrives)
+	if !errors.Is(err, want) || e != (billing.Event{}) {
+		s.Errorf("%s: %+v, %v, want %v", what, e, err, want)
+	}
+	for _, secret := range s.Secrets {
+		if err != nil && strings.Contains(err.Error(), strings.TrimPrefix(secret, "whsec_")) {
+			s.Errorf("%s: the error shows a secret", what)
+		}
+	}
+	s.note(what, want.Error())
+}
+
+func eventGenuine(s *scene) {
+	body := eventOf("cus_1")
+	e := s.takes("event", signEvent(body, arrives, s.Secrets[0]), body)
+	want := billing.Event{
+		ID: "evt_1Q", Type: "customer.subscription.updated", Customer: "cus_1", Created: time.Unix(1795341590, 0).UTC(),
+		LiveMode: s.Provider.Capabilities().LiveMode,
+	}
+	if e != want {
+		s.Errorf("event %+v, want %+v", e, want)
+	}
+	// It is the same event however often it comes.
+	if again := s.takes("again", signEvent(body, arrives.Add(-time.Minute), s.Secrets[0]), body); again != e {
+		s.Errorf("again it is %+v", again)
+	}
+}
+
+func eventRotation(s *scene) {
+	body := eventOf("cus_1")
+	for _, secret := range s.Secrets {
+		s.takes("one", signEvent(body, arrives, secret), body)
+	}
+	s.takes("both", signEvent(body, arrives, s.Secrets...), body)
+	s.takes("both, the other way round", signEvent(body, arrives, s.Secrets[1], s.Secrets[0]), body)
+	s.takes("one, and one that is gone", signEvent(body, arrives, "whsec_a-secret-that-is-gone", s.Secrets[1]), body)
+}
+
+func eventForged(s *scene) {
+	body := eventOf("cus_1")
+	good := signEvent(body, arrives, s.Secrets[0])
+	s.refuses("tampered", good, eventOf("cus_2"), billing.ErrSignature)
+	s.refuses("encoded otherwise", good, body+"\n", billing.ErrSignature)
+	s.refuses("other secret", signEvent(body, arrives, "whsec_another-secret-of-somebody"), body, billing.ErrSignature)
+	s.refuses("the secret's end only", signEvent(body, arrives, strings.TrimPrefix(s.Secrets[0], "whsec_")), body, billing.ErrSignature)
+	s.refuses("no signature", http.Header{}, body, billing.ErrSignature)
+	s.refuses("empty signature", http.Header{"Stripe-Signature": {""}}, body, billing.ErrSignature)
+	s.refuses("two headers", http.Header{"Stripe-Signature": {good.Get("Stripe-Signature"), good.Get("Stripe-Signature")}}, body, billing.ErrSignature)
+	s.refuses("weaker scheme", http.Header{"Stripe-Signature": {strings.Replace(good.Get("Stripe-Signature"), "v1=", "v0=", 1)}}, body, billing.ErrSignature)
+}
+
+func eventTime(s *scene) {
+	body := eventOf("cus_1")
+	for _, d := range []time.Duration{-5 * time.Minute, 5 * time.Minute} {
+		s.takes("within five minutes", signEvent(body, arrives.Add(d), s.Secrets[0]), body)
+	}
+	for _, d := range []time.Duration{-301 * time.Second, 301 * time.Second, -24 * time.Hour, 24 * time.Hour, -time.Duration(arrives.Unix()+1) * time.Second} {
+		s.refuses("too far", signEvent(body, arrives.Add(d), s.Secrets[0]), body, billing.ErrSignature)
+	}
+	// The time is signed, too.
+	old := signEvent(body, arrives.Add(-time.Hour), s.Secrets[0]).Get("Stripe-Signature")
+	_, sig, _ := strings.Cut(old, ",")
+	s.refuses("another time put before it", http.Header{"Stripe-Signature": {fmt.Sprintf("t=%d,%s", arrives.Unix(), sig)}}, body, billing.ErrSignature)
+}
+
+func eventNothing(s *scene) {
+	for _, body := range []string{
+		strings.Replace(strings.Replace(eventOf("cus_1"), "customer.subscription.updated", "sprocket.turned", 1), `"object":"subscription"`, `"object":"sprocket"`, 1),
+		strings.Replace(eventOf("cus_1"), `"cus_1"`, `null`, 1),
+	} {
+		if e := s.takes("event", signEvent(body, arrives, s.Secrets[0]), body); e.Customer != "" {
+			s.Errorf("event %+v", e)
+		}
+	}
+}
+
+func eventUnusable(s *scene) {
+	for what, body := range map[string]string{
+		"other mode":          strings.Replace(eventOf("cus_1"), `"livemode":false`, `"livemode":true`, 1),
+		"a connected account": strings.Replace(eventOf("cus_1"), `"created"`, `"account":"acct_2","created"`, 1),
+		"not an event":        `{"id":"sub_1","object":"subscription","customer":"cus_1"}`,
+		"no JSON":             `hello`,
+		"nothing":             ``,
+	} {
+		e, err := s.Provider.ParseEvent(signEvent(body, arrives, s.Secrets[0]), []byte(body), arrives)
+		if !errors.Is(err, billing.ErrEvent) || e != (billing.Event{}) {
+			s.Errorf("%s: %+v, %v", what, e, err)
+		}
+	}
+	s.note("none", true)
 }

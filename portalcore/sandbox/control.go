@@ -21,6 +21,13 @@ import (
 //	POST /clock    {"advance": "720h"} answers {"now": time}
 //	POST /fault    {"on", "times", "kind", "latency"}, see Fault; times
 //	               defaults to 1, and 0 drops all faults to come
+//	GET  /webhooks what became of events: WebhookCount
+//	POST /webhooks {"url", "secret"}: where events are posted from now on, see
+//	               Webhooks.Configure; "" for none
+//	POST /webhooks/fault {"kind", "times", "latency"}, see WebhookFault; times
+//	               as above
+//
+// The last three answer 404 where the ledger has no Webhooks.
 //
 // It can do anything to the ledger, so it must be mounted on a loopback
 // listener under a path that cannot be guessed. It refuses a Host that is not
@@ -98,6 +105,8 @@ func Control(l *Ledger, faults *Faults, intents func(context.Context) (any, erro
 		}
 		reply(rw, map[string]any{"ok": true}, nil)
 	})
+	mux.HandleFunc("/webhooks", withWebhooks(l, webhooksDoor))
+	mux.HandleFunc("POST /webhooks/fault", withWebhooks(l, webhookFaultDoor))
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if why := foreign(r); why != "" {
 			fail(rw, http.StatusForbidden, why)
@@ -105,6 +114,63 @@ func Control(l *Ledger, faults *Faults, intents func(context.Context) (any, erro
 		}
 		mux.ServeHTTP(rw, r)
 	})
+}
+
+func withWebhooks(l *Ledger, door func(*Webhooks, http.ResponseWriter, *http.Request)) http.HandlerFunc {
+	return func(rw http.ResponseWriter, r *http.Request) {
+		w := l.webhooks.Load()
+		if w == nil {
+			fail(rw, http.StatusNotFound, "this ledger sends no events")
+			return
+		}
+		door(w, rw, r)
+	}
+}
+
+func webhooksDoor(w *Webhooks, rw http.ResponseWriter, r *http.Request) {
+	switch r.Method {
+	case http.MethodGet:
+	case http.MethodPost:
+		var body struct {
+			URL    string `json:"url"`
+			Secret string `json:"secret"`
+		}
+		if !decode(rw, r, &body) {
+			return
+		}
+		if err := w.Configure(r.Context(), body.URL, body.Secret); err != nil {
+			fail(rw, http.StatusBadRequest, err.Error())
+			return
+		}
+	default:
+		fail(rw, http.StatusMethodNotAllowed, "GET or POST")
+		return
+	}
+	reply(rw, w.Count(), nil)
+}
+
+func webhookFaultDoor(w *Webhooks, rw http.ResponseWriter, r *http.Request) {
+	body := struct {
+		Kind    WebhookFaultKind `json:"kind"`
+		Times   int              `json:"times"`
+		Latency string           `json:"latency"`
+	}{Times: 1}
+	if !decode(rw, r, &body) {
+		return
+	}
+	f := WebhookFault{Kind: body.Kind, Times: body.Times}
+	if body.Latency != "" {
+		var err error
+		if f.Latency, err = time.ParseDuration(body.Latency); err != nil {
+			fail(rw, http.StatusBadRequest, `latency must be a duration, such as "200ms"`)
+			return
+		}
+	}
+	if err := w.Fault(f); err != nil {
+		fail(rw, http.StatusBadRequest, err.Error())
+		return
+	}
+	reply(rw, map[string]any{"ok": true}, nil)
 }
 
 // foreign says why a request does not come from this machine's user, or "".

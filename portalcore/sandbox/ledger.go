@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -43,6 +44,8 @@ type Ledger struct {
 	db   store.Store
 	opts Options
 	mu   sync.Mutex // held from a call's catching up to its commit
+
+	webhooks atomic.Pointer[Webhooks] // told of effects; nil for none
 }
 
 // Options configure a Ledger.
@@ -223,6 +226,10 @@ func (l *Ledger) update(ctx context.Context, now time.Time, key string, fn func(
 		done = w.effects
 		return writeBook(tx, w.book)
 	})
+	// Also where the reply was lost: it looks for itself.
+	if w := l.webhooks.Load(); w != nil && len(done) > 0 {
+		w.notice()
+	}
 	if err == nil {
 		for _, e := range done {
 			l.opts.Logger.Debug("sandbox: applied", zap.Int64("seq", e.Seq), zap.String("kind", e.Kind), zap.String("customer", e.Customer), zap.String("object", e.Object))

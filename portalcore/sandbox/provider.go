@@ -38,24 +38,25 @@ const latestInvoices = 6
 
 // Provider is billing.Provider over a Ledger.
 type Provider struct {
-	ledger *Ledger
-	faults *Faults
-	pages  string
-	secret string
+	ledger  *Ledger
+	faults  *Faults
+	pages   string
+	secrets []string
 }
 
 // ProviderOptions configure a Provider.
 type ProviderOptions struct {
 	// Pages is the URL under which the ledger's Pages are mounted.
 	Pages string
-	// WebhookSecret is what Webhooks signs events with. Default: none, and
-	// ParseEvent says billing.ErrNoWebhook.
-	WebhookSecret string
+	// WebhookSecrets are those that events may be signed with; what Webhooks
+	// signs with is one of them. Default: none, and ParseEvent says
+	// billing.ErrNoWebhook.
+	WebhookSecrets []string
 }
 
 // NewProvider makes a provider over l. faults may be nil.
 func NewProvider(l *Ledger, faults *Faults, opts ProviderOptions) *Provider {
-	return &Provider{ledger: l, faults: faults, pages: strings.TrimSuffix(opts.Pages, "/"), secret: opts.WebhookSecret}
+	return &Provider{ledger: l, faults: faults, pages: strings.TrimSuffix(opts.Pages, "/"), secrets: slices.Clone(opts.WebhookSecrets)}
 }
 
 // Capabilities implements billing.Provider.
@@ -938,11 +939,7 @@ func invoiceOf(inv Invoice) billing.Invoice {
 // Interface guard.
 // ParseEvent implements billing.Provider for the events that Webhooks sends.
 func (p *Provider) ParseEvent(header http.Header, body []byte, now time.Time) (billing.Event, error) {
-	o := event.Options{Now: now}
-	if p.secret != "" {
-		o.Secrets = []string{p.secret}
-	}
-	return event.Parse(header, body, o)
+	return event.Parse(header, body, event.Options{Secrets: p.secrets, Now: now})
 }
 
 var _ billing.Provider = (*Provider)(nil)

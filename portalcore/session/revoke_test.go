@@ -21,6 +21,7 @@ import (
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/session"
 	"github.com/portalcore/caddy-billing-portal/portalcore/store"
+	"github.com/portalcore/caddy-billing-portal/portalcore/store/badger"
 )
 
 const firefox = "Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Gecko/20100101 Firefox/145.0"
@@ -164,10 +165,11 @@ func TestLimit(t *testing.T) {
 
 // TestLimitIsExact holds the limit where links are redeemed at once, on two
 // nodes.
-func TestLimitIsExact(t *testing.T) {
-	m, _ := newManager(t)
-	m.Limit = 5
-	nodes := []*session.Manager{m, sibling(m)}
+func TestLimitIsExact(t *testing.T) { onTwoNodes(t, limitIsExact) }
+
+func limitIsExact(t *testing.T, nodes []*session.Manager, _ *clock) {
+	m := nodes[0]
+	nodes[0].Limit, nodes[1].Limit = 5, 5
 	for round := range 5 {
 		customer := fmt.Sprintf("cus_%d", round)
 		cookies := make([]string, 64)
@@ -298,59 +300,124 @@ func TestRevokeAll(t *testing.T) {
 func TestRevokeRacesWithRedeem(t *testing.T) {
 	for _, what := range []string{"customer", "tenant"} {
 		t.Run(what, func(t *testing.T) {
-			m, _ := newManager(t)
-			m.Limit = session.MaxLimit
-			other := sibling(m)
-			var before, after int
-			for range 10 {
-				type made struct {
-					s      session.Session
-					cookie string
-					early  bool // known before the revocation was asked for
+			onTwoNodes(t, func(t *testing.T, nodes []*session.Manager, _ *clock) { revokeRaces(t, nodes, what) })
+		})
+	}
+}
+
+func revokeRaces(t *testing.T, nodes []*session.Manager, what string) {
+	m, other := nodes[0], nodes[1]
+	m.Limit = session.MaxLimit
+	var before, after int
+	for range 10 {
+		type made struct {
+			s      session.Session
+			cookie string
+			early  bool // known before the revocation was asked for
+		}
+		all := make([]made, 64)
+		var asked atomic.Bool
+		var redeemed atomic.Int32
+		atOnce(65, func(i int) {
+			if i < 64 {
+				s, cookie, err := m.Redeem(context.Background(), own(t, m, "cus_1"), true, "", "")
+				if err != nil {
+					t.Error(err)
 				}
-				all := make([]made, 64)
-				var asked atomic.Bool
-				atOnce(65, func(i int) {
-					if i < 64 {
-						s, cookie, err := m.Redeem(context.Background(), own(t, m, "cus_1"), true, "", "")
-						if err != nil {
-							t.Error(err)
-						}
-						all[i] = made{s, cookie, !asked.Load()}
-						return
-					}
-					time.Sleep(time.Duration(len(all)) * 20 * time.Microsecond)
-					asked.Store(true)
-					revoke := func(ctx context.Context) error { return other.RevokeCustomer(ctx, "cus_1") }
-					if what == "tenant" {
-						revoke = other.RevokeTenant
-					}
-					if err := revoke(context.Background()); err != nil {
-						t.Error(err)
-					}
-				})
-				probe, _ := redeem(t, m, "cus_1", "")
-				epoch := probe.Epoch + probe.TenantEpoch
-				for _, one := range all {
-					is := lives(t, m, one.cookie)
-					if want := one.s.Epoch+one.s.TenantEpoch == epoch; is != want {
-						t.Fatalf("a session of epoch %d lives: %v, after the revocation to %d", one.s.Epoch+one.s.TenantEpoch, is, epoch)
-					}
-					if is && one.early {
-						t.Fatal("a session that was there before the revocation was asked for survived it")
-					}
-					if is {
-						after++
-					} else {
-						before++
-					}
-				}
+				all[i] = made{s, cookie, !asked.Load()}
+				redeemed.Add(1)
+				return
 			}
-			t.Logf("%d sessions came before a revocation and are over, %d came after one", before, after)
-			if before == 0 {
-				t.Error("nothing was revoked: the race was none")
+			for redeemed.Load() < 16 {
+				time.Sleep(50 * time.Microsecond)
+			}
+			asked.Store(true)
+			revoke := func(ctx context.Context) error { return other.RevokeCustomer(ctx, "cus_1") }
+			if what == "tenant" {
+				revoke = other.RevokeTenant
+			}
+			if err := revoke(context.Background()); err != nil {
+				t.Error(err)
 			}
 		})
+		probe, _ := redeem(t, m, "cus_1", "")
+		epoch := probe.Epoch + probe.TenantEpoch
+		for _, one := range all {
+			is := lives(t, m, one.cookie)
+			if want := one.s.Epoch+one.s.TenantEpoch == epoch; is != want {
+				t.Fatalf("a session of epoch %d lives: %v, after the revocation to %d", one.s.Epoch+one.s.TenantEpoch, is, epoch)
+			}
+			if is && one.early {
+				t.Fatal("a session that was there before the revocation was asked for survived it")
+			}
+			if is {
+				after++
+			} else {
+				before++
+			}
+		}
+	}
+	t.Logf("%d sessions came before a revocation and are over, %d came after one", before, after)
+	if before == 0 {
+		t.Error("nothing was revoked: the race was none")
+	}
+}
+
+// TestSessionsOverRestart: who was signed in still is, and who was signed out
+// stays so.
+func TestSessionsOverRestart(t *testing.T) {
+	sealer, err := store.NewSealer(make([]byte, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	m, _ := newManager(t)
+	open := func() *badger.Store {
+		t.Helper()
+		s, err := badger.Open(dir, badger.Options{Sealer: sealer, Now: m.Now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Store = s
+		return s
+	}
+	s := open()
+	_, kept := redeem(t, m, "cus_1", "")
+	one, ended := redeem(t, m, "cus_1", "")
+	_, revoked := redeem(t, m, "cus_2", "")
+	_, out := redeem(t, m, "cus_1", "")
+	for _, err := range []error{m.Revoke(t.Context(), "cus_1", one.ID()), m.RevokeCustomer(t.Context(), "cus_2"), m.End(t.Context(), out), s.Close()} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	s = open()
+	for range 2 {
+		if _, err := store.Sweep(t.Context(), s, m.Tenant, m.Now(), 1000); err != nil {
+			t.Fatal(err)
+		}
+		for what, tt := range map[string]struct {
+			cookie string
+			want   bool
+		}{"kept": {kept, true}, "revoked": {ended, false}, "revoked with its customer's": {revoked, false}, "signed out": {out, false}} {
+			if got := lives(t, m, tt.cookie); got != tt.want {
+				t.Errorf("%s: lives %v, want %v", what, got, tt.want)
+			}
+		}
+		if err := m.RevokeTenant(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = open()
+		if lives(t, m, kept) {
+			t.Error("the tenant's revocation did not last")
+		}
+		_, kept = redeem(t, m, "cus_1", "")
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -504,7 +571,7 @@ func TestReadingNeedsNoWrites(t *testing.T) {
 // putCounting counts writes to the sessions' records.
 type putCounting struct {
 	store.Store
-	puts atomic.Int32
+	puts *atomic.Int32
 }
 
 func (s *putCounting) Update(ctx context.Context, fn func(store.Tx) error) error {
@@ -533,22 +600,25 @@ func (t putTx) Put(key, value []byte) error {
 
 // TestManyRequestsAreOneTouch holds that requests that come at once note once
 // that the session is in use, on two nodes, though their clocks differ.
-func TestManyRequestsAreOneTouch(t *testing.T) {
-	m, c := newManager(t)
-	counted := &putCounting{Store: m.Store}
-	m.Store = counted
-	nodes := []*session.Manager{m, sibling(m)}
+func TestManyRequestsAreOneTouch(t *testing.T) { onTwoNodes(t, manyRequestsAreOneTouch) }
+
+func manyRequestsAreOneTouch(t *testing.T, nodes []*session.Manager, c *clock) {
+	m := nodes[0]
+	var puts atomic.Int32
+	for _, n := range nodes {
+		n.Store = &putCounting{n.Store, &puts}
+	}
 	_, cookie := redeem(t, m, "cus_1", "")
 	for range 5 {
 		c.advance(idle / 2)
-		counted.puts.Store(0)
+		puts.Store(0)
 		atOnce(64, func(i int) {
 			c.advance(time.Microsecond)
 			if _, _, err := nodes[i%2].Read(context.Background(), cookie); err != nil {
 				t.Error(err)
 			}
 		})
-		if n := counted.puts.Load(); n != 1 {
+		if n := puts.Load(); n != 1 {
 			t.Errorf("%d writes of the session, want 1", n)
 		}
 	}

@@ -226,7 +226,7 @@ func (b *backupWriter) chunk(text []byte, last bool) error {
 	head, aad := chunkHead(b.id, b.n, last)
 	b.n++
 	sealed := b.sealer.Seal(aad, text)
-	binary.BigEndian.PutUint32(head[1:], uint32(len(sealed))) //nolint:gosec // at most backupChunkMax and the seal
+	binary.BigEndian.PutUint32(head[1:], uint32(len(sealed)))
 	if _, err := b.w.Write(head[:]); err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package badger
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
@@ -99,18 +98,20 @@ func checkFiles(dir string, st *state, log *zap.Logger) (doubt string, err error
 	if err != nil {
 		return "", err
 	}
-	last, doubt, err := checkWALs(dir, wals, st == nil || st.Clean)
+	logged, doubt, err := checkWALs(dir, wals, newest, st == nil || st.Clean)
 	if err != nil {
 		return "", err
 	}
-	// A table that the MANIFEST does not name is an unfinished one, and what is
-	// in it stands in the logs or in the tables it was made of, too.
+	// A table that the MANIFEST does not name was not finished, and Badger
+	// deletes it: what is in it is still in a log, or in the tables it was made
+	// of.
 	for _, id := range tables {
 		if _, ok := named[id]; ok {
 			continue
 		}
-		if version, err := checkTable(dir, id, new(bytes.Buffer)); err == nil && version > max(newest, last) {
-			return "", damaged(dir, bdb.ManifestFilename, fmt.Sprintf("it does not name %s, which holds newer data than all it names", tableName(id)))
+		version, err := checkTable(dir, id, new(bytes.Buffer))
+		if err == nil && version > newest && (version < logged.first || version > logged.last) {
+			return "", damaged(dir, bdb.ManifestFilename, fmt.Sprintf("it does not name %s, which holds what is nowhere else", tableName(id)))
 		}
 	}
 	return doubt, dropIdle(dir, entries, log)
@@ -267,58 +268,73 @@ func checkTable(dir string, id uint64, buf *bytes.Buffer) (version uint64, err e
 // checkWALs reads the write-ahead logs. An empty last one is the spare that
 // the store keeps (see space) and is removed: Badger would not open it. A log
 // may end in half a transaction, the one that was being written; whole ones
-// behind it were acknowledged. A store that is new or was closed has no logs,
+// behind it were acknowledged. Badger empties a log and then deletes it when a
+// table holds what was in it; newest is the last version in tables. It returns the first and the last version in
+// all of them. A store that is new or was closed has no logs,
 // or what a process left that ended while it opened the store.
-func checkWALs(dir string, ids []uint64, closed bool) (last uint64, doubt string, err error) {
+func checkWALs(dir string, ids []uint64, newest uint64, closed bool) (all wal, doubt string, err error) {
 	slices.Sort(ids)
-	spare := false
+	var drop []string // empty ones
+	emptied := ""
 	for i, id := range ids {
 		name := walName(id)
 		data, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
-			return 0, "", fmt.Errorf("opening the store: %w", err)
+			return all, "", fmt.Errorf("opening the store: %w", err)
 		}
-		spare = len(data) == 0 && i == len(ids)-1
 		before := i > 0 && ids[i-1] == id-1
 		switch {
-		case spare && !before && !closed:
-			return 0, "", damaged(dir, name, "it is empty, or the one before it is missing")
-		case spare:
-			continue
 		case i > 0 && !before:
-			return 0, "", damaged(dir, walName(id-1), "it is missing")
+			return all, "", damaged(dir, walName(id-1), "it is missing")
+		case len(data) == 0 && i == len(ids)-1 && (closed || before && emptied == ""):
+			drop = append(drop, name)
+			continue
+		case len(data) == 0 && i < len(ids)-1:
+			drop = append(drop, name)
+			emptied = name
+			continue
+		case len(data) == 0:
+			return all, "", damaged(dir, name, "it is empty, or the one before it is")
 		case len(data) < walHeader:
-			return 0, "", damaged(dir, name, fmt.Sprintf("it has %d bytes", len(data)))
+			return all, "", damaged(dir, name, fmt.Sprintf("it has %d bytes", len(data)))
 		case binary.BigEndian.Uint64(data) != 0:
-			return 0, "", damaged(dir, name, "its header is not one of ours")
+			return all, "", damaged(dir, name, "its header is not one of ours")
 		}
 		w := readWAL(data)
 		switch {
 		case closed && w.last+uint64(w.after) > 0:
-			return 0, "", damaged(dir, name, "it was not there when the store was closed")
+			return all, "", damaged(dir, name, "it was not there when the store was closed")
 		case len(data) != walSize && w.end != len(data):
-			return 0, "", damaged(dir, name, "its end is missing")
+			return all, "", damaged(dir, name, "its end is missing")
 		case w.after > 1:
-			return 0, "", damaged(dir, name, fmt.Sprintf("at least %d updates cannot be read from byte %d on", w.after, w.end))
+			return all, "", damaged(dir, name, fmt.Sprintf("at least %d updates cannot be read from byte %d on", w.after, w.end))
 		case w.after == 1:
 			// Written in another order than it was meant to be, before a power
 			// failure, or damaged: the machine cannot tell.
 			doubt = fmt.Sprintf("the last update in %s is damaged", name)
 		}
 		if w.first == 0 {
+			emptied = ""
 			continue
 		}
-		if before && last != 0 && w.first > last+1 {
-			return 0, "", damaged(dir, walName(ids[i-1]), "its last updates are missing")
+		if emptied != "" && newest < w.first-1 {
+			return all, "", damaged(dir, emptied, "it is empty, and no table holds what was in it")
 		}
-		last = max(last, w.last)
+		emptied = ""
+		if before && all.last != 0 && w.first > all.last+1 {
+			return all, "", damaged(dir, walName(ids[i-1]), "its last updates are missing")
+		}
+		if all.first == 0 {
+			all.first = w.first
+		}
+		all.last = w.last
 	}
-	if spare {
-		if err := os.Remove(filepath.Join(dir, walName(ids[len(ids)-1]))); err != nil {
-			return 0, "", fmt.Errorf("opening the store: %w", err)
+	for _, name := range drop {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			return all, "", fmt.Errorf("opening the store: %w", err)
 		}
 	}
-	return last, doubt, nil
+	return all, doubt, nil
 }
 
 // wal is what a write-ahead log holds.
@@ -461,13 +477,16 @@ func empty(path string, from int64) (bool, error) {
 	if _, err := f.Seek(from, io.SeekStart); err != nil {
 		return false, err
 	}
-	r := bufio.NewReaderSize(f, 64<<10)
+	var b, zeros [64 << 10]byte
 	for {
-		b, err := r.ReadByte()
+		n, err := f.Read(b[:])
+		if !bytes.Equal(b[:n], zeros[:n]) {
+			return false, nil
+		}
 		if errors.Is(err, io.EOF) {
 			return true, nil
 		}
-		if err != nil || b != 0 {
+		if err != nil {
 			return false, err
 		}
 	}

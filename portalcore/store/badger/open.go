@@ -100,6 +100,9 @@ func Open(dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the store: %w", err)
 	}
+	if err := enoughToOpen(dir, o); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("opening the store: %w", err)
 	}
@@ -114,7 +117,7 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	s := &Store{
 		dir: dir, sealer: o.Sealer, log: o.Logger, now: o.Now, random: o.Rand,
-		turn: make(chan struct{}, 1), stop: make(chan struct{}),
+		turn: make(chan struct{}, 1), doubt: make(chan struct{}, 1), stop: make(chan struct{}),
 		commit: (*bdb.Txn).Commit, space: newSpace(dir, o),
 	}
 	logger := &badgerLogger{log: o.Logger.Named("badger").Sugar(), table: s.space.waitForRoom}
@@ -145,9 +148,6 @@ func Open(dir string, o Options) (*Store, error) {
 
 // inspect reads the state and checks the files. The directory is locked.
 func inspect(dir string, o Options) (st *state, doubt string, err error) {
-	if err := enoughToOpen(dir, o); err != nil {
-		return nil, "", err
-	}
 	if st, err = readState(dir); err != nil {
 		return nil, "", err
 	}
@@ -393,6 +393,9 @@ func (s *Store) collect() {
 		case <-verify.C:
 			s.verify()
 			continue
+		case <-s.doubt:
+			s.verify()
+			continue
 		case <-gc.C:
 		}
 		for s.db.RunValueLogGC(0.5) == nil { // one file each, until none is worth it
@@ -405,9 +408,11 @@ func (s *Store) collect() {
 	}
 }
 
-// verify checks all tables. A damaged one may hide records, and a record that
-// is not there may be a spent token or a revocation: nobody may rely on the
-// store any more.
+// verify checks all tables, and the seals of all records: a compaction may have
+// copied what was damaged, with a new checksum, and a changed key is found by
+// the seal of its value, too. Damage may hide records, and a record that is not
+// there may be a spent token or a revocation: nobody may rely on the store any
+// more.
 func (s *Store) verify() {
 	err := func() (err error) {
 		defer func() {
@@ -415,7 +420,10 @@ func (s *Store) verify() {
 				err = fmt.Errorf("badger: %v", r)
 			}
 		}()
-		return s.db.VerifyChecksum()
+		if err := s.db.VerifyChecksum(); err != nil {
+			return err
+		}
+		return s.checkSeals()
 	}()
 	if err == nil {
 		return
@@ -423,6 +431,30 @@ func (s *Store) verify() {
 	err = fmt.Errorf("%w: %w: a file in %s is damaged: %w: %s", store.ErrUnavailable, store.ErrClosed, s.dir, err, wayOut)
 	s.log.Error("the store answers nothing any more", zap.Error(err))
 	s.damage.Store(&err)
+}
+
+// checkSeals opens every value, until the store is closed.
+func (s *Store) checkSeals() error {
+	txn := s.db.NewTransaction(false)
+	defer txn.Discard()
+	it := txn.NewIterator(bdb.IteratorOptions{})
+	defer it.Close()
+	for it.Rewind(); it.Valid(); it.Next() {
+		select {
+		case <-s.stop:
+			return nil
+		default:
+		}
+		key := it.Item().Key()
+		err := it.Item().Value(func(sealed []byte) error {
+			_, err := s.sealer.Open(key, sealed)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // badgerLogger hands Badger's messages to zap. Its Info is news about tables

@@ -26,10 +26,16 @@ import (
 
 const childEnv = "BILLING_PORTAL_TEST_STORE_CHILD"
 
+// children are what this program does as another process, by the variable
+// that names its directory.
+var children = map[string]func(dir string){childEnv: child}
+
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(childEnv); dir != "" {
-		child(dir)
-		return
+	for env, run := range children {
+		if dir := os.Getenv(env); dir != "" {
+			run(dir)
+			return
+		}
 	}
 	goleak.VerifyTestMain(m)
 }

@@ -132,9 +132,17 @@ func newSpace(dir string, o Options) *space {
 }
 
 // enoughToOpen refuses to open a store on a disk that is nearly full: Badger
-// makes its files then, and flushes what it finds in logs.
+// makes its files then, and flushes what it finds in logs. The directory may
+// not exist yet.
 func enoughToOpen(dir string, o Options) error {
-	d, ok := o.stat(dir)
+	at := dir
+	for at != filepath.Dir(at) {
+		if _, err := os.Stat(at); err == nil {
+			break
+		}
+		at = filepath.Dir(at)
+	}
+	d, ok := o.stat(at)
 	switch {
 	case ok && d.readOnly:
 		return fmt.Errorf("opening the store: %w", readOnlyError(dir))

@@ -65,6 +65,7 @@ type Store struct {
 	closed bool
 	users  sync.WaitGroup
 
+	doubt    chan struct{} // something could not be read: verify
 	stop     chan struct{}
 	loop     sync.WaitGroup
 	once     sync.Once
@@ -88,6 +89,15 @@ func (s *Store) enter() error {
 
 func (s *Store) leave() { s.users.Done() }
 
+func (s *Store) snapshot(txn *bdb.Txn) snapshot {
+	return snapshot{txn: txn, sealer: s.sealer, suspect: func() {
+		select {
+		case s.doubt <- struct{}{}:
+		default:
+		}
+	}}
+}
+
 // View implements store.Store.
 func (s *Store) View(ctx context.Context, fn func(store.Tx) error) error {
 	if err := ctx.Err(); err != nil {
@@ -99,7 +109,7 @@ func (s *Store) View(ctx context.Context, fn func(store.Tx) error) error {
 	defer s.leave()
 	txn := s.db.NewTransaction(false)
 	defer txn.Discard()
-	tx := &viewTx{snapshot: snapshot{txn: txn, sealer: s.sealer}}
+	tx := &viewTx{snapshot: s.snapshot(txn)}
 	defer func() { tx.done = true }()
 	return fn(tx)
 }
@@ -203,7 +213,7 @@ func (s *Store) join(ctx context.Context, fn func(store.Tx) error) (*batch, bool
 // apply runs fn against an overlay of its own. When fn does not return (it
 // panics, or ends its goroutine) the batch stays as it was.
 func (s *Store) apply(b *batch, fn func(store.Tx) error) (tx *updateTx, err error) {
-	tx = &updateTx{snapshot: snapshot{txn: b.snap, sealer: s.sealer}, batch: b, writes: overlay{}}
+	tx = &updateTx{snapshot: s.snapshot(b.snap), batch: b, writes: overlay{}}
 	returned := false
 	defer func() {
 		tx.done = true
@@ -275,7 +285,7 @@ func (s *Store) watchClock(b *batch) error {
 		}
 		return nil
 	}
-	tx := &updateTx{snapshot: snapshot{txn: b.snap, sealer: s.sealer}, batch: b, writes: overlay{}}
+	tx := &updateTx{snapshot: s.snapshot(b.snap), batch: b, writes: overlay{}}
 	old, err := store.ReadGuard(tx)
 	if err != nil {
 		return err

@@ -45,20 +45,28 @@ func reserve(f *os.File, size int64) error {
 	}
 }
 
-// lockDir locks dir as Badger does.
+// lockDir locks dir as Badger does. A program that this process has just
+// started holds copies of its files for a moment, so a lock is waited for.
 func lockDir(dir string) (unlock func(), err error) {
 	d, err := os.Open(dir)
 	if err != nil {
 		return nil, fmt.Errorf("opening the store: %w", err)
 	}
-	if err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		_ = d.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, inUse(dir)
+	for range 20 {
+		err = syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() {
+				_ = syscall.Flock(int(d.Fd()), syscall.LOCK_UN)
+				_ = d.Close()
+			}, nil
 		}
-		return nil, fmt.Errorf("opening the store: locking %s: %w", dir, err)
+		time.Sleep(10 * time.Millisecond)
 	}
-	return func() { _ = d.Close() }, nil
+	_ = d.Close()
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil, inUse(dir)
+	}
+	return nil, fmt.Errorf("opening the store: locking %s: %w", dir, err)
 }
 
 func syncDir(dir string) error {

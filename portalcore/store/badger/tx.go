@@ -79,14 +79,27 @@ func (b *batch) merge(more overlay) {
 
 // snapshot reads what is committed.
 type snapshot struct {
-	txn    *bdb.Txn
-	sealer *store.Sealer
+	txn     *bdb.Txn
+	sealer  *store.Sealer
+	suspect func() // called when something cannot be read
 }
 
-func (s snapshot) get(key []byte) ([]byte, error) {
+// unreadable is deferred by what reads. Badger panics over some bytes that are
+// not what it wrote.
+func (s snapshot) unreadable(err *error) {
+	if r := recover(); r != nil {
+		*err = fmt.Errorf("store: reading: badger: %v", r)
+	}
+	if *err != nil && !errors.Is(*err, store.ErrNotFound) {
+		s.suspect()
+	}
+}
+
+func (s snapshot) get(key []byte) (value []byte, err error) {
 	if len(key) == 0 || len(key) > store.MaxKey {
 		return nil, store.ErrNotFound
 	}
+	defer s.unreadable(&err)
 	item, err := s.txn.Get(key)
 	if errors.Is(err, bdb.ErrKeyNotFound) {
 		return nil, store.ErrNotFound
@@ -110,7 +123,8 @@ func (s snapshot) open(item *bdb.Item, key []byte) ([]byte, error) {
 }
 
 // scan merges the snapshot with the layers above it; the last layer counts.
-func (s snapshot) scan(prefix, from []byte, limit int, reverse bool, layers ...overlay) ([]store.Entry, error) {
+func (s snapshot) scan(prefix, from []byte, limit int, reverse bool, layers ...overlay) (entries []store.Entry, err error) {
+	defer s.unreadable(&err)
 	if limit <= 0 {
 		limit = defaultLimit
 	}
@@ -120,7 +134,6 @@ func (s snapshot) scan(prefix, from []byte, limit int, reverse bool, layers ...o
 	defer it.Close()
 	seek(it, prefix, from, reverse)
 
-	var entries []store.Entry
 	for len(entries) < limit {
 		below := it.ValidForPrefix(prefix)
 		if len(above) == 0 && !below {

@@ -70,11 +70,12 @@ func Parse(header http.Header, body []byte, o Options) (billing.Event, error) {
 // for each secret.
 func Sign(body []byte, at time.Time, secrets ...string) string {
 	t := strconv.FormatInt(at.Unix(), 10)
-	parts := []string{"t=" + t}
+	var b strings.Builder
+	b.WriteString("t=" + t)
 	for _, secret := range secrets {
-		parts = append(parts, "v1="+hex.EncodeToString(sum(t, body, secret)))
+		b.WriteString(",v1=" + hex.EncodeToString(sum(t, body, secret)))
 	}
-	return strings.Join(parts, ",")
+	return b.String()
 }
 
 func sum(t string, body []byte, secret string) []byte {

@@ -2,6 +2,7 @@ package stripetest
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
@@ -45,7 +46,7 @@ type view struct {
 	ctx context.Context
 	l   *sandbox.Ledger
 	h   *handler
-	to  string // the origin that pages and files are on
+	to  string // the origin that pages and files are on; "" for an event, which has no links to them
 }
 
 func addressOf(a billing.Address) any {
@@ -233,9 +234,11 @@ func (v *view) invoice(i sandbox.Invoice) object {
 	if id == "" {
 		id = "upcoming_in_" + i.Subscription
 	} else {
-		pdf = v.h.fileURL(v.to, id)
 		ending = i.EndingBalance
-		if i.PaymentIntent != "" {
+		if v.to != "" {
+			pdf = v.h.fileURL(v.to, id)
+		}
+		if i.PaymentIntent != "" && v.to != "" {
 			hosted = v.h.confirmURL(v.to, i.PaymentIntent)
 		}
 	}
@@ -274,7 +277,7 @@ func (v *view) paymentIntent(p sandbox.PaymentIntent) object {
 	}
 }
 
-func (v *view) session(s sandbox.CheckoutSession, x expansions, at string) object {
+func setupIntent(s sandbox.CheckoutSession) object {
 	status := "requires_payment_method"
 	switch s.Status {
 	case sandbox.SessionComplete:
@@ -282,15 +285,19 @@ func (v *view) session(s sandbox.CheckoutSession, x expansions, at string) objec
 	case sandbox.SessionExpired:
 		status = "canceled"
 	}
+	return object{
+		"id": s.SetupIntent, "object": "setup_intent", "created": unix(s.Created), "livemode": false, "customer": s.Customer,
+		"status": status, "payment_method": orNull(s.PaymentMethod), "usage": "off_session", "metadata": object{},
+	}
+}
+
+func (v *view) session(s sandbox.CheckoutSession, x expansions, at string) object {
 	var si any = s.SetupIntent
 	if x[at+"setup_intent"] {
-		si = object{
-			"id": s.SetupIntent, "object": "setup_intent", "created": unix(s.Created), "livemode": false, "customer": s.Customer,
-			"status": status, "payment_method": orNull(s.PaymentMethod), "usage": "off_session", "metadata": object{},
-		}
+		si = setupIntent(s)
 	}
 	var url any
-	if s.Status == sandbox.SessionOpen {
+	if s.Status == sandbox.SessionOpen && v.to != "" {
 		url = v.h.cardURL(v.to, s.ID)
 	}
 	return object{
@@ -299,4 +306,48 @@ func (v *view) session(s sandbox.CheckoutSession, x expansions, at string) objec
 		"success_url": s.SuccessURL, "cancel_url": s.CancelURL, "setup_intent": si, "url": url, "metadata": metadataOf(s.Metadata),
 		"payment_method_types": []any{"card"}, "ui_mode": "hosted_page",
 	}
+}
+
+// draw is the object of an event, without expansions.
+func (h *handler) draw(ctx context.Context, kind, id string) (any, error) {
+	v := &view{ctx: ctx, l: h.l, h: h}
+	switch kind {
+	case "customer":
+		c, err := h.l.Customer(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		return v.customer(c, nil, "")
+	case "subscription":
+		s, err := h.l.Subscription(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		return v.subscription(s, nil, "")
+	case "price":
+		p, err := h.l.Price(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		return v.price(p, false)
+	case "product":
+		p, err := h.l.Product(ctx, id)
+		return productOf(p), err
+	case "invoice":
+		i, err := h.l.Invoice(ctx, id)
+		return v.invoice(i), err
+	case "payment_intent":
+		p, err := h.l.PaymentIntent(ctx, id)
+		return v.paymentIntent(p), err
+	case "payment_method":
+		m, err := h.l.PaymentMethod(ctx, id)
+		return method(m), err
+	case "setup_intent":
+		s, err := h.l.CheckoutSession(ctx, id)
+		return setupIntent(s), err
+	case "checkout.session":
+		s, err := h.l.CheckoutSession(ctx, id)
+		return v.session(s, nil, ""), err
+	}
+	return nil, fmt.Errorf("stripetest: there is no drawing of a %s", kind)
 }

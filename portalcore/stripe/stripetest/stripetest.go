@@ -45,6 +45,8 @@ type Options struct {
 	Key string
 	// Logger gets failures of the ledger itself. Default: none.
 	Logger *zap.Logger
+	// Webhooks, where not nil, posts events with whole objects.
+	Webhooks *sandbox.Webhooks
 }
 
 type handler struct {
@@ -72,6 +74,9 @@ func New(l *sandbox.Ledger, faults *sandbox.Faults, o Options) http.Handler {
 	h := &handler{l: l, faults: faults, o: o, mux: http.NewServeMux(), secret: make([]byte, 32), saved: map[string]answer{}}
 	_, _ = rand.Read(h.secret)
 	h.routes()
+	if o.Webhooks != nil {
+		o.Webhooks.SetDraw(h.draw)
+	}
 	return h
 }
 

@@ -5,8 +5,8 @@
 //
 //	{"url": API base URL, "control": URL of the control door, "key": API key}
 //
-// The control door is package sandbox's: effects, clock, faults. It listens on
-// loopback addresses only.
+// The control door is package sandbox's: effects, clock, faults, webhooks. It
+// listens on loopback addresses only.
 package main
 
 import (
@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -37,14 +38,16 @@ func main() {
 	dir := flag.String("data-dir", "", "directory of the ledger, kept between runs; empty: a temporary one")
 	key := flag.String("key", "", "API key that calls must carry; empty: a random sk_test_ key")
 	seed := flag.Bool("seed", false, "fill an empty ledger with the demo's plans and customers")
+	hook := flag.String("webhook-url", "", "where to post events; empty: nowhere, until the control door says where")
+	secret := flag.String("webhook-secret", "", "signing secret of the events (whsec_…)")
 	flag.Parse()
-	if err := run(*listen, *dir, *key, *seed); err != nil {
+	if err := run(*listen, *dir, *key, *seed, *hook, *secret); err != nil {
 		fmt.Fprintln(os.Stderr, "stripetest:", err)
 		os.Exit(1)
 	}
 }
 
-func run(listen, dir, key string, seed bool) (err error) {
+func run(listen, dir, key string, seed bool, hook, secret string) (err error) {
 	host, _, err := net.SplitHostPort(listen)
 	if err != nil {
 		return fmt.Errorf("-listen: %w", err)
@@ -93,16 +96,24 @@ func run(listen, dir, key string, seed bool) (err error) {
 	if err != nil {
 		return err
 	}
+	hooks := sandbox.NewWebhooks(ledger, sandbox.WebhookOptions{Logger: log})
+	if err := hooks.Configure(ctx, hook, secret); err != nil {
+		return fmt.Errorf("-webhook-url, -webhook-secret: %w", err)
+	}
 	faults := &sandbox.Faults{}
 	door := "/" + rand.Text()
 	mux := http.NewServeMux()
-	mux.Handle("/", stripetest.New(ledger, faults, stripetest.Options{Key: key, Logger: log}))
+	mux.Handle("/", stripetest.New(ledger, faults, stripetest.Options{Key: key, Logger: log, Webhooks: hooks}))
 	mux.Handle(door+"/", http.StripPrefix(door, sandbox.Control(ledger, faults, nil)))
 
 	ln, err := net.Listen("tcp", listen)
 	if err != nil {
 		return err
 	}
+	var sending sync.WaitGroup
+	defer sending.Wait() // the ledger closes behind it
+	sending.Go(func() { hooks.Run(ctx) })
+	defer stop()
 	origin := "http://" + ln.Addr().String()
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: zap.NewStdLog(log)}
 	done := make(chan error, 1)
