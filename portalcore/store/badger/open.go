@@ -57,6 +57,10 @@ type Options struct {
 	// was acknowledged. For tests only.
 	NoSync bool
 
+	// SyncDelay is added to every sync, to measure on a disk that is faster
+	// than others are. Not for use.
+	SyncDelay time.Duration
+
 	stat func(dir string) (disk, bool) // statDisk; tests replace it
 }
 
@@ -118,7 +122,7 @@ func Open(dir string, o Options) (*Store, error) {
 	s := &Store{
 		dir: dir, sealer: o.Sealer, log: o.Logger, now: o.Now, random: o.Rand,
 		turn: make(chan struct{}, 1), doubt: make(chan struct{}, 1), stop: make(chan struct{}),
-		commit: (*bdb.Txn).Commit, space: newSpace(dir, o),
+		commit: (*bdb.Txn).Commit, syncDelay: o.SyncDelay, space: newSpace(dir, o),
 	}
 	logger := &badgerLogger{log: o.Logger.Named("badger").Sugar(), table: s.space.waitForRoom}
 	s.db, err = openBadger(badgerOptions(dir, o).WithLogger(logger))

@@ -59,6 +59,7 @@ type Store struct {
 	space  *space
 	damage atomic.Pointer[error] // why nothing can be relied on any more
 
+	syncDelay        time.Duration
 	commits, updates atomic.Int64
 
 	mu     sync.Mutex // guards closed, and users against Wait
@@ -350,7 +351,21 @@ func (s *Store) write(b *batch) error {
 			return err
 		}
 	}
-	return s.commit(txn)
+	err := s.commit(txn)
+	time.Sleep(s.syncDelay)
+	return err
+}
+
+// Stats counts since the store was opened.
+type Stats struct {
+	// Updates is how many updates wrote something, Commits how many commits,
+	// each with one sync, they took.
+	Updates, Commits int64
+}
+
+// Stats returns the counts.
+func (s *Store) Stats() Stats {
+	return Stats{Updates: s.updates.Load(), Commits: s.commits.Load()}
 }
 
 // Reseal seals every value that a previous key sealed with the current key,
