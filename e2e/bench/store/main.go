@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command store measures the Badger store. From the root of the repository:
 //
 //	go run ./e2e/bench/store commits
