@@ -431,3 +431,18 @@ func copySparse(from, to string) error {
 	}
 	return err
 }
+
+// A directory that another process uses is left alone.
+func TestOtherProcess(t *testing.T) {
+	dir := t.TempDir()
+	r := startDiskChild(t, dir)
+	r.more(t, 1, time.Minute, "at first")
+	for range 3 {
+		if _, err := Open(dir, Options{Sealer: sealer(t, 1)}); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), dir) {
+			t.Errorf("opening a store that is in use: %v", err)
+		}
+	}
+	r.more(t, 200, time.Minute, "afterwards")
+	r.kill(t)
+	r.check(t, dir)
+}
