@@ -26,6 +26,8 @@ import (
 	"github.com/portalcore/caddy-billing-portal/portalcore/outbox"
 	"github.com/portalcore/caddy-billing-portal/portalcore/store"
 	"github.com/portalcore/caddy-billing-portal/portalcore/store/badger"
+	"github.com/portalcore/caddy-billing-portal/portalcore/store/postgres"
+	"github.com/portalcore/caddy-billing-portal/portalcore/store/postgres/pgtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -241,8 +243,10 @@ func (e *env) same(what string, got []string, want ...string) {
 	}
 }
 
-func TestDelivered(t *testing.T) {
-	e := open(t, openBadger(t))
+func TestDelivered(t *testing.T) { delivered(t, openBadger(t)) }
+
+func delivered(t *testing.T, db store.Store) {
+	e := open(t, db)
 	e.deliver(0)
 	a, b, c := e.add("cus_1"), e.add("cus_1"), e.add("cus_1")
 	e.deliver(3)
@@ -612,7 +616,13 @@ func TestRealServer(t *testing.T) {
 // One customer's receiver that hangs does not hold up the others, and of two
 // nodes one sends.
 func TestTwoNodes(t *testing.T) {
-	e := open(t, openBadger(t))
+	db := openBadger(t)
+	twoNodes(t, db, db)
+}
+
+// twoNodes has a store of its own for each node, over the same records.
+func twoNodes(t *testing.T, db, theirs store.Store) {
+	e := open(t, db)
 	release := make(chan struct{})
 	var ids []string
 	for n := range 40 {
@@ -624,7 +634,7 @@ func TestTwoNodes(t *testing.T) {
 		}
 	}}
 	var other *outbox.Outbox
-	e.Outbox, other = e.node("one", e.db), e.node("two", e.db)
+	e.Outbox, other = e.node("one", db), e.node("two", theirs)
 	var wg sync.WaitGroup
 	total := 0
 	for _, b := range []*outbox.Outbox{e.Outbox, other} {
@@ -844,11 +854,41 @@ func TestCrashes(t *testing.T) {
 	}
 	db := openBadger(t)
 	for seed := range seeds {
-		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { crashes(t, db, seed) })
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { crashes(t, db, db, seed) })
 	}
 }
 
-func crashes(t *testing.T, db store.Store, seed uint64) {
+// TestPostgres does the same over a real PostgreSQL, with a pool of
+// connections for each node.
+func TestPostgres(t *testing.T) {
+	srv := pgtest.Start(t, pgtest.NoSync())
+	dsn := srv.DSN(srv.Database(t))
+	sealer, err := store.NewSealer(make([]byte, store.SealKeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dbs [2]store.Store
+	for i := range dbs {
+		db, err := postgres.Open(t.Context(), postgres.Options{DSN: dsn, Sealer: sealer})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { db.Close() })
+		dbs[i] = db
+	}
+	t.Run("delivered", func(t *testing.T) { delivered(t, dbs[0]) })
+	t.Run("two nodes", func(t *testing.T) { twoNodes(t, dbs[0], dbs[1]) })
+	seeds := uint64(10)
+	if testing.Short() {
+		seeds = 3
+	}
+	for seed := range seeds {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { crashes(t, dbs[0], dbs[1], seed) })
+	}
+}
+
+// crashes has two nodes, each with a store over the same records.
+func crashes(t *testing.T, db, theirs store.Store, seed uint64) {
 	rnd := mrand.New(mrand.NewPCG(seed, 1))
 	e := open(t, db)
 	base := e.rcv
@@ -864,7 +904,7 @@ func crashes(t *testing.T, db store.Store, seed uint64) {
 	born := 0
 	boot := func(i int) {
 		born++
-		lives[i] = &mortal{Store: db, RoundTripper: base, rnd: mrand.New(mrand.NewPCG(seed, uint64(100+born))), faults: faults}
+		lives[i] = &mortal{Store: []store.Store{db, theirs}[i], RoundTripper: base, rnd: mrand.New(mrand.NewPCG(seed, uint64(100+born))), faults: faults}
 		e.opt.Transport = lives[i]
 		nodes[i] = e.node(fmt.Sprint("process ", born), lives[i])
 	}
