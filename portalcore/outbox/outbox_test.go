@@ -414,6 +414,14 @@ func TestOutage(t *testing.T) {
 	if err != nil || len(dead) != 5 || dead[0].Reason == "" {
 		t.Fatalf("%d dead, %v, want 5", len(dead), err)
 	}
+	for _, l := range e.log.All() {
+		if text := fmt.Sprint(l.ContextMap()); strings.Contains(text, "vendors-own") {
+			t.Fatalf("the log shows the URL: %s", text)
+		}
+	}
+	if strings.Contains(dead[0].Reason, "vendors-own") {
+		t.Errorf("the reason shows the URL: %s", dead[0].Reason)
+	}
 	down = false
 	last := e.add("cus_1")
 	e.deliver(1)
@@ -690,6 +698,54 @@ func TestBounded(t *testing.T) {
 	e.deliver(64)
 	e.deliver(64)
 	e.deliver(2)
+	// A receiver that wants nothing more costs one attempt for each customer.
+	e.rcv.says = func(attempt) int { return 410 }
+	for range 3 {
+		e.add("cus_1")
+	}
+	for n := range 3 {
+		before := len(e.rcv.ids())
+		e.deliver(0)
+		if after := len(e.rcv.ids()); after != before+1 {
+			t.Errorf("call %d made %d attempts", n, after-before)
+		}
+	}
+}
+
+// A sender whose queue was taken over while its request was under way does not
+// write down what came of it: the one who took over did.
+func TestOvertaken(t *testing.T) {
+	e := open(t, openBadger(t))
+	a, b := e.add("cus_1"), e.add("cus_1")
+	other := e.node("two", e.db)
+	overtaken := false
+	e.rcv.header = http.Header{}
+	e.opt.Transport = slow{refuses{e.rcv}, func(string) {
+		if overtaken {
+			return
+		}
+		overtaken = true
+		e.advance(2 * time.Minute)
+		if n, err := other.Deliver(t.Context()); n != 2 || err != nil {
+			t.Errorf("the other delivered %d, %v", n, err)
+		}
+		e.add("cus_1") // so that there is a queue again
+	}}
+	if n, err := e.node("one", e.db).Deliver(t.Context()); n != 0 || err != nil {
+		t.Errorf("delivered %d, %v", n, err)
+	}
+	if dead, err := e.Dead(t.Context(), 10); err != nil || len(dead) != 0 {
+		t.Errorf("what was delivered is dead: %v, %v", dead, err)
+	}
+	e.deliver(1)
+	e.same("received", e.rcv.ids(), a, b, "evt_003")
+}
+
+// refuses is a receiver that is gone.
+type refuses struct{ *receiver }
+
+func (refuses) RoundTrip(*http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: http.StatusGone, Header: http.Header{}, Body: http.NoBody}, nil
 }
 
 // Events of other tenants stand in the same order of what is due; they are left
@@ -740,6 +796,22 @@ func TestClockGoesBack(t *testing.T) {
 	e.deliver(3)
 	got := slices.DeleteFunc(e.rcv.ids(), func(id string) bool { return id == c })
 	e.same("received", got, a, a, b)
+}
+
+// What the clock put far ahead is found behind what is not due yet.
+func TestClockGoesBackBehindOthers(t *testing.T) {
+	e := open(t, openBadger(t))
+	const decade = 10 * 365 * 24 * time.Hour
+	e.rcv.says = func(attempt) int { return 500 }
+	e.add("cus_1") // fails, and is due in five seconds
+	e.deliver(0)
+	e.rcv.says = nil
+	e.advance(decade)
+	b := e.add("cus_2")
+	e.advance(-decade)
+	e.deliver(1)
+	got := e.rcv.ids()
+	e.same("received last", got[len(got)-1:], b)
 }
 
 func TestNew(t *testing.T) {
