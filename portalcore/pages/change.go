@@ -517,7 +517,7 @@ func (v *visit) checkAgain() {
 	case errors.Is(err, act.ErrNotFound):
 		v.notFound()
 	case err != nil && !errors.Is(err, context.Canceled):
-		v.unavailable("checking an intent", err)
+		v.unavailableChange("checking an intent", err)
 	default:
 		v.redirect(pathDone + v.arg)
 	}

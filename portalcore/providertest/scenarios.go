@@ -1138,11 +1138,11 @@ func eventOf(customer string) string {
 
 // signEvent signs as Stripe does, with Stripe's own SDK.
 func signEvent(body string, at time.Time, secrets ...string) http.Header {
-	h := []string{fmt.Sprintf("t=%d", at.Unix())}
+	h := fmt.Sprintf("t=%d", at.Unix())
 	for _, secret := range secrets {
-		h = append(h, fmt.Sprintf("v1=%x", webhook.ComputeSignature(at, []byte(body), secret)))
+		h += fmt.Sprintf(",v1=%x", webhook.ComputeSignature(at, []byte(body), secret))
 	}
-	return http.Header{"Stripe-Signature": {strings.Join(h, ",")}}
+	return http.Header{"Stripe-Signature": {h}}
 }
 
 // takes parses an event that must be taken, and notes it.
