@@ -28,6 +28,10 @@ import (
 var scratch string
 
 func TestMain(m *testing.M) {
+	if len(os.Getenv(fillVariable)) > 0 {
+		fmt.Fprintln(os.Stderr, fillDisk(os.Getenv(fillVariable)))
+		os.Exit(1)
+	}
 	os.Exit(run(m))
 }
 
@@ -265,22 +269,30 @@ func mint(t *testing.T, portal, key, customer string, fields ...string) string {
 	for i := 0; i < len(fields); i += 2 {
 		form.Set(fields[i], fields[i+1])
 	}
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, portal+"/v1/billing_portal/sessions", strings.NewReader(form.Encode()))
+	link, err := askForLink(t.Context(), portal, key, form)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return link
+}
+
+func askForLink(ctx context.Context, portal, key string, form url.Values) (string, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, portal+"/v1/billing_portal/sessions", strings.NewReader(form.Encode()))
+	if err != nil {
+		return "", err
 	}
 	r.Header.Set("Authorization", "Bearer "+key)
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	res, err := http.DefaultClient.Do(r)
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	defer res.Body.Close()
 	var s struct{ URL string }
 	if err := json.NewDecoder(res.Body).Decode(&s); err != nil || s.URL == "" {
-		t.Fatalf("minting a link: %s %v", res.Status, err)
+		return "", fmt.Errorf("minting a link: %s %w", res.Status, err)
 	}
-	return s.URL
+	return s.URL, nil
 }
 
 // visitor is a browser without a window.

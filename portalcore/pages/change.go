@@ -14,6 +14,7 @@ import (
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 	"github.com/portalcore/caddy-billing-portal/portalcore/journal"
 	"github.com/portalcore/caddy-billing-portal/portalcore/policy"
+	"github.com/portalcore/caddy-billing-portal/portalcore/store"
 	"github.com/portalcore/caddy-billing-portal/templates"
 )
 
@@ -41,6 +42,8 @@ func (v *visit) failedAction(err error, href string) {
 	case errors.As(err, &refused):
 		v.Log.Info("provider refused a preview", zap.String("request_id", v.id), zap.String("code", refused.Code), zap.Error(err))
 		v.message(http.StatusConflict, templates.Message{Kind: refusedKind(refused.Code), Seconds: 30, Href: href, Link: linkRetry})
+	case errors.Is(err, store.ErrUnavailable): // ours, not the provider's
+		v.unavailable("an action", err)
 	case errors.Is(err, act.ErrNothingSent):
 		if v.r.Context().Err() == nil {
 			v.Log.Warn("nothing was sent", zap.String("request_id", v.id), zap.Error(err))
