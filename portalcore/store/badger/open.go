@@ -124,7 +124,7 @@ func Open(dir string, o Options) (*Store, error) {
 		turn: make(chan struct{}, 1), doubt: make(chan struct{}, 1), stop: make(chan struct{}),
 		commit: (*bdb.Txn).Commit, syncDelay: o.SyncDelay, space: newSpace(dir, o),
 	}
-	logger := &badgerLogger{log: o.Logger.Named("badger").Sugar(), table: s.space.waitForRoom}
+	logger := &badgerLogger{log: o.Logger.Named("badger").Sugar(), table: s.space.waitForRoom, retry: func() { s.space.retries.Add(1) }}
 	s.db, err = openBadger(badgerOptions(dir, o).WithLogger(logger))
 	if err != nil {
 		// Badger does not wrap what it got from the system.
@@ -469,6 +469,9 @@ type badgerLogger struct {
 	// table is called before a compaction writes a table, in its goroutine:
 	// the message below is the only thing that Badger lets others do there.
 	table func()
+
+	// retry is called when a flush failed and is tried again, without end.
+	retry func()
 }
 
 // beforeTable begins the message that a compaction logs each time it has
@@ -476,6 +479,9 @@ type badgerLogger struct {
 const beforeTable = "[%d] LOG Compact. Added "
 
 func (l *badgerLogger) Errorf(format string, args ...any) {
+	if strings.HasSuffix(format, "retrying") {
+		l.retry()
+	}
 	l.log.Errorf(strings.TrimSpace(format), args...)
 }
 

@@ -105,6 +105,7 @@ type space struct {
 	tables  []grant  // let through, and not written yet, perhaps
 	ready   int64    // bytes of the MANIFEST that have blocks
 	waiting atomic.Int64
+	retries atomic.Int64 // of flushes that failed
 
 	// The turn guards these.
 	spare       *os.File
@@ -469,6 +470,7 @@ func (sp *space) close(closeDB func() error) error {
 		return fmt.Errorf("%w; its data is safe, but the directory stays locked until the process ends", fullError(sp.dir, d.free, flushRoom+giveUp/2))
 	}
 	done := make(chan error, 1)
+	before := sp.retries.Load()
 	go func() { done <- closeDB() }()
 	for waited := 0; ; {
 		select {
@@ -476,8 +478,14 @@ func (sp *space) close(closeDB func() error) error {
 			return err
 		case <-time.After(100 * time.Millisecond):
 		}
-		if waited++; sp.waiting.Load() == 0 {
+		// A disk that broke, and that its file system does not call read-only,
+		// shows only in flushes that fail.
+		broken := sp.retries.Load() > before
+		if waited++; sp.waiting.Load() == 0 && !broken {
 			waited = 0
+		}
+		if waited > 50 && broken {
+			return fmt.Errorf("%w: the disk cannot be written; the data that was committed is as safe as the disk is, and the directory stays locked until the process ends", store.ErrUnavailable)
 		}
 		if waited > 100 { // 10 s
 			return fmt.Errorf("%w: the disk is full; the data is safe, but the directory stays locked until the process ends", ErrDiskFull)
