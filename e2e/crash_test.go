@@ -168,6 +168,15 @@ func startStripeWorld(t *testing.T) *stripeWorld {
 	s := start(t, nil, stripetestBinary(t), "-listen", "127.0.0.1:0", "-data-dir", t.TempDir(), "-seed")
 	s.ready(t, &w.stripe)
 	w.portal = "http://" + w.addr
+	w.makeVendorKey(t)
+	w.startPortal(t)
+	return w
+}
+
+// makeVendorKey makes the key that the vendor signs links with, and its public
+// half's file, portal.pub.
+func (w *stripeWorld) makeVendorKey(t *testing.T) {
+	t.Helper()
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -180,8 +189,6 @@ func startStripeWorld(t *testing.T) *stripeWorld {
 	if err := os.WriteFile(filepath.Join(w.dir, "portal.pub"), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	w.startPortal(t)
-	return w
 }
 
 // caddyfile is the portal's config, with that name of the vendor.
@@ -405,6 +412,12 @@ func TestLinkSpentOverReload(t *testing.T) {
 // signLink signs a redirect token the way a vendor without our code does.
 func (w *stripeWorld) signLink(t *testing.T, customer string) string {
 	t.Helper()
+	return w.signLinkAt(t, customer, time.Now())
+}
+
+// signLinkAt signs by a clock that shows that time.
+func (w *stripeWorld) signLinkAt(t *testing.T, customer string, at time.Time) string {
+	t.Helper()
 	b64 := base64.RawURLEncoding.EncodeToString
 	// The key's id is its RFC 7638 thumbprint, written out by hand.
 	thumb := sha256.Sum256([]byte(`{"crv":"Ed25519","kty":"OKP","x":"` + b64(w.vendor.Public().(ed25519.PublicKey)) + `"}`))
@@ -419,7 +432,7 @@ func (w *stripeWorld) signLink(t *testing.T, customer string) string {
 	if _, err := rand.Read(id); err != nil {
 		t.Fatal(err)
 	}
-	now := time.Now().Unix()
+	now := at.Unix()
 	signed := encode(map[string]any{"alg": "EdDSA", "kid": b64(thumb[:]), "typ": "portal-link+jwt"}) + "." + encode(map[string]any{
 		"iss": "acme-app", "aud": w.portal, "sub": customer, "iat": now, "exp": now + 120, "jti": b64(id),
 		"role": "viewer", "actor": map[string]string{"id": "u_1", "name": "Ann"},

@@ -99,11 +99,12 @@ func startDiskWorld(t *testing.T, disk string) *diskWorld {
 	w.portal = "http://" + w.addr
 	s := start(t, nil, stripetestBinary(t), "-listen", "127.0.0.1:0", "-data-dir", t.TempDir(), "-seed")
 	s.ready(t, &w.stripe)
+	w.makeVendorKey(t)
 	w.start(t)
 	return w
 }
 
-func (w *diskWorld) store() string { return filepath.Join(w.disk, "store") }
+func (w *diskWorld) storeDir() string { return filepath.Join(w.disk, "store") }
 
 // launch starts Caddy and does not wait for it.
 func (w *diskWorld) launch(t *testing.T, lines ...string) {
@@ -131,6 +132,9 @@ http://%s {
 			base_url %s
 		}
 		api_key {env.PORTAL_KEY}
+		trust acme-app {
+			key ed25519 %s
+		}
 		return_to http://localhost/settings
 		session {
 			idle 1m
@@ -145,7 +149,7 @@ http://%s {
 		}
 	}
 }
-`, w.store(), strings.Join(lines, "\n\t\t"), w.plain, w.portal, w.portal, w.stripe.URL)
+`, w.storeDir(), strings.Join(lines, "\n\t\t"), w.plain, w.portal, w.portal, w.stripe.URL, filepath.Join(w.dir, "portal.pub"))
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -355,5 +359,74 @@ func TestFullDisk(t *testing.T) {
 	w.start(t)
 	if p := leaver.get(t, "/"); p.status != http.StatusOK {
 		t.Errorf("a session after a restart: %d", p.status)
+	}
+}
+
+// TestReadOnlyDisk takes the disk away in the middle, as a kernel does that met
+// an error on it: what is open cannot be written any more.
+func TestReadOnlyDisk(t *testing.T) {
+	needMounts(t)
+	image := filepath.Join(t.TempDir(), "disk.img")
+	command(t, "truncate", "-s", "600M", image)
+	command(t, "mkfs.ext4", "-q", "-F", image)
+	disk := t.TempDir()
+	command(t, "mount", "-o", "loop,errors=remount-ro", image, disk)
+	t.Cleanup(func() { command(t, "umount", disk) })
+	w := startDiskWorld(t, disk)
+	v := signIn(t, w.portal, w.key, "cus_northwind")
+	used := mint(t, w.portal, w.key, "cus_northwind")
+	if p := newVisitor(t, w.portal).enter(t, used); p.status != http.StatusSeeOther {
+		t.Fatalf("a link: %d", p.status)
+	}
+	unused := mint(t, w.portal, w.key, "cus_northwind")
+	confirm := v.choose(t, "price_team_monthly", "5")
+
+	command(t, "mount", "-o", "remount,abort", disk)
+	if err := os.WriteFile(filepath.Join(disk, "probe"), nil, 0o600); err == nil {
+		t.Fatal("the disk can still be written")
+	}
+	for range 5 {
+		p := newVisitor(t, w.portal).enter(t, unused)
+		checkUnavailable(t, "sign-in", &p)
+		p = v.post(t, confirm.action, confirm.fields)
+		checkUnavailable(t, "confirming", &p)
+		if p := v.get(t, "/"); p.status != http.StatusOK {
+			t.Errorf("a session's page: %d", p.status)
+		}
+		if got := status("http://" + w.plain); got != http.StatusOK {
+			t.Errorf("the plain site: %d", got)
+		}
+		time.Sleep(500 * time.Millisecond)
+		w.alive(t)
+	}
+	if got := changes(t, w.stripe.Control, "cus_northwind"); len(got) != 0 {
+		t.Errorf("changes at the provider: %+v", got)
+	}
+	w.proc.stop(t)
+	w.refuses(t, disk, "read-only")
+
+	command(t, "umount", disk)
+	if out, err := exec.Command("e2fsck", "-fy", image).CombinedOutput(); err != nil { //nolint:gosec // G204: the test's own file
+		t.Logf("e2fsck: %v\n%s", err, out) // 1: repaired
+	}
+	command(t, "mount", "-o", "loop", image, disk)
+	w.start(t)
+	if p := v.get(t, "/"); p.status != http.StatusOK {
+		t.Errorf("the session when the disk was repaired: %d", p.status)
+	}
+	for what, link := range map[string]string{"the used link": used, "a link from before": unused} {
+		if p := newVisitor(t, w.portal).enter(t, link); p.status != http.StatusGone {
+			t.Errorf("%s when the disk was repaired: %d, want 410", what, p.status)
+		}
+	}
+	if p := newVisitor(t, w.portal).enter(t, mint(t, w.portal, w.key, "cus_northwind")); p.status != http.StatusSeeOther {
+		t.Errorf("a new link when the disk was repaired: %d", p.status)
+	}
+}
+
+func command(t *testing.T, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil { //nolint:gosec // G204: the test's own words
+		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
 	}
 }
