@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -16,36 +15,6 @@ import (
 	"testing"
 	"time"
 )
-
-// fillVariable makes the test binary fill the file it names instead of running
-// tests: whoever fills a disk is another process.
-const fillVariable = "PORTAL_E2E_FILL"
-
-// fillSpeed is bytes per second.
-const fillSpeed = 50 << 20
-
-// fillDisk writes to a file at fillSpeed until it is killed, and goes on trying
-// when the disk is full.
-func fillDisk(name string) error {
-	f, err := os.Create(name) //nolint:gosec // G304: named by the test
-	if err != nil {
-		return err
-	}
-	chunk, began := make([]byte, fillSpeed/100), time.Now()
-	written := 0
-	for range time.Tick(time.Second / 100) {
-		for due := int(time.Since(began).Seconds() * fillSpeed); written < due; {
-			_, err := f.Write(chunk)
-			written += len(chunk)
-			if errors.Is(err, syscall.ENOSPC) {
-				written = due
-			} else if err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
 
 func startFiller(t *testing.T, name string) *process {
 	t.Helper()
@@ -73,12 +42,12 @@ func needMounts(t *testing.T) {
 func mount(t *testing.T, args ...string) string {
 	t.Helper()
 	dir := t.TempDir()
-	if out, err := exec.CommandContext(t.Context(), "mount", append(args, dir)...).CombinedOutput(); err != nil { //nolint:gosec // G204: the test's own words
+	if out, err := exec.CommandContext(t.Context(), "mount", append(args, dir)...).CombinedOutput(); err != nil {
 		t.Fatalf("mount %v: %v\n%s", args, err, out)
 	}
 	t.Cleanup(func() {
 		// After the processes have ended, which were started later.
-		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil { //nolint:gosec // G204: the test's own directory
+		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
 			t.Errorf("umount %s: %v\n%s", dir, err, out)
 		}
 	})
@@ -180,7 +149,7 @@ func (w *diskWorld) alive(t *testing.T) {
 }
 
 func status(target string) int {
-	res, err := http.Get(target) //nolint:gosec // G107: on loopback
+	res, err := http.Get(target)
 	if err != nil {
 		return 0
 	}
@@ -251,7 +220,7 @@ func free(t *testing.T, dir string) int64 {
 	if err := syscall.Statfs(dir, &st); err != nil {
 		t.Fatal(err)
 	}
-	return int64(st.Bavail) * st.Bsize //nolint:gosec // G115: a small disk
+	return int64(st.Bavail) * st.Bsize
 }
 
 // checkUnavailable holds that an answer is the page for what cannot be written
@@ -406,7 +375,7 @@ func TestReadOnlyDisk(t *testing.T) {
 	w.refuses(t, disk, "read-only")
 
 	command(t, "umount", disk)
-	if out, err := exec.Command("e2fsck", "-fy", image).CombinedOutput(); err != nil { //nolint:gosec // G204: the test's own file
+	if out, err := exec.Command("e2fsck", "-fy", image).CombinedOutput(); err != nil {
 		t.Logf("e2fsck: %v\n%s", err, out) // 1: repaired
 	}
 	command(t, "mount", "-o", "loop", image, disk)
@@ -426,7 +395,7 @@ func TestReadOnlyDisk(t *testing.T) {
 
 func command(t *testing.T, name string, args ...string) {
 	t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil { //nolint:gosec // G204: the test's own words
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
 		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
 	}
 }

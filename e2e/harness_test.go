@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -43,6 +44,36 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(scratch)
 	return m.Run()
+}
+
+// fillVariable makes the test binary fill the file it names instead of running
+// tests: whoever fills a disk is another process.
+const fillVariable = "PORTAL_E2E_FILL"
+
+// fillSpeed is bytes per second.
+const fillSpeed = 50 << 20
+
+// fillDisk writes to a file at fillSpeed until it is killed, and goes on trying
+// when the disk is full.
+func fillDisk(name string) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	chunk, began := make([]byte, fillSpeed/100), time.Now()
+	written := 0
+	for range time.Tick(time.Second / 100) {
+		for due := int(time.Since(began).Seconds() * fillSpeed); written < due; {
+			_, err := f.Write(chunk)
+			written += len(chunk)
+			if errors.Is(err, syscall.ENOSPC) {
+				written = due
+			} else if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // binaries are built once and used by all tests.

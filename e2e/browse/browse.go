@@ -90,8 +90,9 @@ var (
 
 // Forms reads a page's forms.
 func (p Page) Forms() []Form {
-	var list []Form
-	for _, m := range formRE.FindAllStringSubmatch(p.Body, -1) {
+	found := formRE.FindAllStringSubmatch(p.Body, -1)
+	list := make([]Form, 0, len(found))
+	for _, m := range found {
 		f := Form{Action: html.UnescapeString(m[1]), Fields: url.Values{}}
 		for _, in := range inputRE.FindAllString(m[2], -1) {
 			attr := map[string]string{}

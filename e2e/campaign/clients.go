@@ -126,10 +126,10 @@ func (w *world) page(ctx context.Context, c *customer, v *browse.Visitor, target
 	if err != nil {
 		return p, false, false
 	}
-	switch {
-	case p.Status == http.StatusOK || p.Status == http.StatusSeeOther:
+	switch p.Status {
+	case http.StatusOK, http.StatusSeeOther:
 		return p, true, true
-	case p.Status == http.StatusUnauthorized:
+	case http.StatusUnauthorized:
 		w.facts.out(c.s, target)
 		c.s, c.doubt = nil, nil
 	default:

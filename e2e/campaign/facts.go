@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	randv2 "math/rand/v2"
 	"net/http"
 	"slices"
@@ -427,10 +428,7 @@ func (w *world) verifyAll(ctx context.Context) {
 	f := &w.facts
 	f.mu.Lock()
 	tokens, sessions := f.spent(), slices.Clone(f.sessions)
-	var intents []*intent
-	for _, i := range f.intents {
-		intents = append(intents, i)
-	}
+	intents := slices.Collect(maps.Values(f.intents))
 	f.mu.Unlock()
 	rnd := randv2.New(randv2.NewPCG(w.o.seed, 3)) //nolint:gosec // choices of a test
 	for _, t := range tokens {

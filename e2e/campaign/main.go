@@ -33,7 +33,7 @@ import (
 func main() {
 	o := options{out: os.Stdout}
 	flag.IntVar(&o.kills, "kills", 1000, "how often to kill the portal")
-	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano()), "seed of what the campaign chooses; moments stay up to the machine") //nolint:gosec // a positive number of this century
+	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano()), "seed of what the campaign chooses; moments stay up to the machine")
 	flag.DurationVar(&o.settle, "settle", 4*time.Minute, "within this time of the last start every change must be settled")
 	flag.StringVar(&o.dir, "dir", "", "directory for binaries, stores and logs, kept; empty: a temporary one, kept only where something was found")
 	flag.StringVar(&o.binary, "binary", "", "portal built with the tags "+strings.Join(buildTags, ",")+"; empty: build it")

@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -281,8 +282,8 @@ func (w *world) close() {
 	if w.proc != nil {
 		_ = w.kill()
 	}
-	for i := len(w.closes) - 1; i >= 0; i-- {
-		w.closes[i]()
+	for _, closeIt := range slices.Backward(w.closes) {
+		closeIt()
 	}
 	w.closes = nil
 }
