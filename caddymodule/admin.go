@@ -61,7 +61,7 @@ type operation func(w http.ResponseWriter, r *http.Request, a *App) error
 
 // Routes returns the routes.
 func (adminAPI) Routes() []caddy.AdminRoute {
-	routes := []caddy.AdminRoute{
+	routes := []caddy.AdminRoute{ //nolint:prealloc // one is appended at the end
 		route(http.MethodGet, "tenants", adminTenants),
 		route(http.MethodGet, "status", adminStatus),
 		route(http.MethodGet, "intents", adminIntents),
@@ -73,7 +73,7 @@ func (adminAPI) Routes() []caddy.AdminRoute {
 		route(http.MethodPost, "restored", adminRestored),
 		route(http.MethodPost, "backup", adminBackup),
 	}
-	return append(routes, caddy.AdminRoute{Pattern: adminBase, Handler: caddy.AdminHandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
+	return append(slices.Clip(routes), caddy.AdminRoute{Pattern: adminBase, Handler: caddy.AdminHandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
 		paths := make([]string, len(routes))
 		for i, known := range routes {
 			paths[i] = known.Pattern

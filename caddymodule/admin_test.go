@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -339,10 +340,8 @@ func TestHeldAppIsTheRunningOne(t *testing.T) {
 	if a.hold() {
 		t.Error("the old config can be held again")
 	}
-	var notFound caddy.APIError
-	if err := apiError(fmt.Errorf("wrapped: %w", &portalcore.InputError{Field: "x", Problem: "y"})); err == nil {
-		t.Error("no error")
-	} else if notFound = err.(caddy.APIError); notFound.HTTPStatus != http.StatusBadRequest {
-		t.Errorf("%+v", notFound)
+	err = apiError(fmt.Errorf("wrapped: %w", &portalcore.InputError{Field: "x", Problem: "y"}))
+	if refused, ok := errors.AsType[caddy.APIError](err); !ok || refused.HTTPStatus != http.StatusBadRequest {
+		t.Errorf("what an operator got wrong: %v", err)
 	}
 }

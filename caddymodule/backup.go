@@ -177,7 +177,7 @@ previous key in the config, or as the generated key file beside the directory.
 
   systemctl stop caddy
   mv /var/lib/caddy/billing-portal /var/lib/caddy/billing-portal.old
-  sudo -u caddy caddy billing-portal restore --config /etc/caddy/Caddyfile /var/backups/billing-portal.backup
+  sudo -u caddy -- caddy billing-portal restore --config /etc/caddy/Caddyfile /var/backups/billing-portal.backup
   systemctl start caddy
 
 All sessions, and links from before, are over. Changes that were under way when

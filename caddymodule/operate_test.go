@@ -5,13 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore"
@@ -355,7 +360,7 @@ func TestRestored(t *testing.T) {
 	}
 	eventually(t, func() error { // within the time that a node remembers the guard
 		if status, body, err := get(b, origin+"/"); err != nil || strings.Contains(body, "Northwind Ltd") {
-			return fmt.Errorf("the session from before: %d %v", status, err)
+			return fmt.Errorf("the session from before: %d %s", status, fmt.Sprint(err))
 		}
 		return nil
 	})
@@ -363,4 +368,105 @@ func TestRestored(t *testing.T) {
 		t.Errorf("the link from before: %d %v, want 410", status, err)
 	}
 	enter(t, origin, testKey)
+}
+
+// TestDocumentedCommands holds that every command line in docs/operation.md and
+// in the commands' own help is one that there is, with flags that it takes.
+func TestDocumentedCommands(t *testing.T) {
+	root := &cobra.Command{Use: "billing-portal"}
+	root.AddCommand(operatorCommands()...)
+	var texts []string
+	doc := readGolden(t, "../docs/operation.md")
+	for i, part := range strings.Split(doc, "```") {
+		if i%2 == 1 {
+			texts = append(texts, part)
+		}
+	}
+	inDoc := len(texts)
+	used := map[string]bool{}
+	var visit func(*cobra.Command)
+	visit = func(c *cobra.Command) {
+		texts = append(texts, c.Long)
+		for _, sub := range c.Commands() {
+			visit(sub)
+		}
+		if len(c.Commands()) == 0 {
+			used[c.CommandPath()] = false
+		}
+	}
+	visit(root)
+	lines := 0
+	for i, text := range texts {
+		for line := range strings.Lines(text) {
+			_, args, ok := strings.Cut(strings.TrimSpace(line), "caddy billing-portal ")
+			if !ok || !strings.HasPrefix(strings.TrimSpace(line), "caddy ") && !strings.HasPrefix(strings.TrimSpace(line), "sudo ") {
+				continue
+			}
+			args, _, _ = strings.Cut(args, " | ")
+			words := regexp.MustCompile(`"[^"]*"|\S+`).FindAllString(args, -1)
+			cmd, rest, err := root.Find(words)
+			if err != nil {
+				t.Errorf("%s: %v", line, err)
+				continue
+			}
+			if err := errors.Join(cmd.ParseFlags(rest), cmd.ValidateArgs(cmd.Flags().Args())); err != nil {
+				t.Errorf("%s: %v", line, err)
+			}
+			lines++
+			if i < inDoc {
+				used[cmd.CommandPath()] = true
+			}
+		}
+	}
+	if lines < 20 {
+		t.Errorf("%d command lines were found", lines)
+	}
+	for path, ok := range used {
+		if !ok {
+			t.Errorf("docs/operation.md has no example of %q", path)
+		}
+	}
+	// And the endpoints.
+	for _, r := range (adminAPI{}).Routes() {
+		if r.Pattern != adminBase && !strings.Contains(doc, " "+r.Pattern+"`") {
+			t.Errorf("docs/operation.md does not name %s", r.Pattern)
+		}
+	}
+}
+
+// TestDocumentedLogLines holds that the log lines that docs/operation.md
+// explains are ones that the code writes.
+func TestDocumentedLogLines(t *testing.T) {
+	var code strings.Builder
+	for _, dir := range []string{".", "../portalcore"} {
+		err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+			if err != nil || e.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			code.Write(text)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, table, ok := strings.Cut(readGolden(t, "../docs/operation.md"), "## Log lines that ask for something")
+	if !ok {
+		t.Fatal("there is no table of log lines")
+	}
+	n := 0
+	for line := range strings.Lines(table) {
+		text, ok := strings.CutPrefix(line, "| `")
+		if !ok {
+			continue
+		}
+		text, _, _ = strings.Cut(text, "`")
+		if n++; !strings.Contains(code.String(), `"`+text) {
+			t.Errorf("no line of the log begins %q", text)
+		}
+	}
+	if n < 10 {
+		t.Errorf("%d lines were found", n)
+	}
 }
