@@ -135,6 +135,12 @@ const (
 	rawBytes  = idBytes + hashBytes
 )
 
+// markLife is how long the mark of a used token is kept after the token's own
+// end. A clock that is ahead, on this node or another one of the same store,
+// sweeps it too early, and the token must still be refused where it is read by
+// a clock that is right: a wrong time zone, or day, must not matter.
+const markLife = 25 * time.Hour
+
 // cookieLen is the length of a cookie's value: base64url without padding of
 // the id and of the customer's hash, which lets one read fetch the session and
 // the customer's record together.
@@ -213,8 +219,7 @@ func (m *Manager) Redeem(ctx context.Context, c link.Claims, own bool, prior, us
 	if err != nil {
 		return Session{}, "", err
 	}
-	// A token is refused by its own exp long before its mark is swept.
-	markUntil := c.Expires.Add(time.Hour)
+	markUntil := c.Expires.Add(markLife)
 	err = m.Store.Update(ctx, func(tx store.Tx) error {
 		guard, err := store.ReadGuard(tx)
 		if err != nil {

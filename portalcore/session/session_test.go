@@ -404,3 +404,26 @@ func TestOwnKeysLastAndRotate(t *testing.T) {
 		t.Errorf("a third: %v", third)
 	}
 }
+
+// A node whose clock is far ahead sweeps the marks of used links while the
+// links are still good by everybody else's clock. They stay used.
+func TestLinkStaysUsedWhereAClockIsAhead(t *testing.T) {
+	m, _ := newManager(t)
+	claims := own(t, m, "cus_1")
+	if _, _, err := m.Redeem(t.Context(), claims, true, "", ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, ahead := range []time.Duration{2 * time.Hour, 13 * time.Hour, 24 * time.Hour} {
+		if _, err := store.Sweep(t.Context(), m.Store, m.Tenant, m.Now().Add(ahead), 1000); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := m.Redeem(t.Context(), claims, true, "", ""); !errors.Is(err, session.ErrUsed) {
+			t.Errorf("swept by a clock that is %s ahead: got %v, want ErrUsed", ahead, err)
+		}
+	}
+	// It goes in the end.
+	n, err := store.Sweep(t.Context(), m.Store, m.Tenant, m.Now().Add(26*time.Hour), 1000)
+	if err != nil || n == 0 {
+		t.Errorf("swept %d, %v", n, err)
+	}
+}
