@@ -45,6 +45,7 @@ type stripe struct {
 	when    map[string]time.Duration
 	made    map[string]int
 	events  int
+	down    time.Duration // nobody gets an answer until then
 }
 
 type payer struct {
@@ -145,7 +146,7 @@ func (p *wire) dead() bool { return p.portal.proc.dead || p.s.w.over }
 
 // reading is the way of a request that changes nothing, there and back.
 func (p *wire) reading(ctx context.Context, what string) error {
-	w := p.s.w
+	s, w := p.s, p.s.w
 	if p.dead() || ctx.Err() != nil {
 		return unavailable("closed")
 	}
@@ -154,7 +155,7 @@ func (p *wire) reading(ctx context.Context, what string) error {
 	switch {
 	case p.dead():
 		return unavailable("closed")
-	case w.faulty(w.plan.provider / 4):
+	case s.down > w.now, w.faulty(w.plan.provider/4):
 		w.count("fault: provider does not answer a read")
 		return unavailable("timeout")
 	}
@@ -342,6 +343,9 @@ func (p *wire) Execute(ctx context.Context, customer string, step billing.Step, 
 	if w.faulty(w.plan.provider) {
 		f = faults[w.rng.IntN(len(faults))]
 		w.count("fault: provider, " + string(f))
+	}
+	if s.down > w.now {
+		f = lostBefore
 	}
 	w.note("execute %s %s %s [%s]", key, step.Kind, step.Object, f)
 	switch f {

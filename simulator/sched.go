@@ -16,8 +16,9 @@ type task struct {
 	proc *process
 	// wake is when it may run again, by the world's time.
 	wake time.Duration
-	// read is the latest that this task read off its process's clock.
-	read time.Time
+	// read is what this task last read off its process's clock: decisions rest
+	// on it, though the clock may have been set since.
+	read [4]time.Time
 	done bool
 
 	next  func() (struct{}, bool)
@@ -65,9 +66,9 @@ func (w *world) run() {
 	}
 	// Nothing that goes on after this has effect; it only ends.
 	w.over = true
-	for _, t := range w.tasks {
-		for !t.done {
-			w.step(t)
+	for n := 0; n < len(w.tasks); n++ { // what ends may begin others
+		for !w.tasks[n].done {
+			w.step(w.tasks[n])
 		}
 	}
 }

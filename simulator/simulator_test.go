@@ -1,9 +1,11 @@
 package simulator
 
 import (
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestSeeds runs the seeds that every change runs. More of them:
@@ -19,7 +21,7 @@ func TestSeeds(t *testing.T) {
 	// What the seeds reach, so that a change that makes them tame is seen.
 	for _, what := range []string{
 		"state: planned", "state: sent", "state: awaiting_customer", "state: unknown", "state: reconciling", "state: succeeded",
-		"state: refused", "state: partial", "state: not_applied", "state: cancelled",
+		"state: refused", "state: partial", "state: not_applied", "state: cancelled", "state: manual", "settled by an operator", "fault: provider gone for days",
 		"settled: succeeded", "settled: refused", "settled: partial", "settled: not_applied", "settled: cancelled",
 		"killed before a commit", "killed after a commit", "killed before a read", "killed before a step is sent",
 		"killed after a step was answered", "killed before the clock is read", "killed in a pause", "killed by chaos",
@@ -49,6 +51,21 @@ func TestSeeds(t *testing.T) {
 	var out strings.Builder
 	s.Print(&out)
 	t.Log(out.String())
+}
+
+// A world leaves nothing behind that runs or waits, whatever was killed in it.
+func TestNothingIsLeft(t *testing.T) {
+	Many(1, 20, 1, nil)
+	before := runtime.NumGoroutine()
+	Many(1, 200, 1, nil)
+	after := 0
+	for range 100 { // caches end their goroutines a moment later
+		if after = runtime.NumGoroutine(); after <= before+5 {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Errorf("%d goroutines before, %d after 200 worlds", before, after)
 }
 
 // A seed does the same thing every time: else a failure could not be looked

@@ -29,6 +29,9 @@ const (
 	absolute  = 8 * time.Hour
 )
 
+// outage is longer than the portal asks the provider how a step went.
+const outage = 80 * time.Hour
+
 var epoch = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 // Failure is an invariant that broke.
@@ -52,6 +55,7 @@ type plan struct {
 	kill, store, unknown, provider, stalls, lostReply float64
 	events                                            int // of chaos
 	jumps, restores                                   bool
+	outage                                            bool // the provider is gone for days
 }
 
 // world is everything there is.
@@ -147,8 +151,9 @@ func (p *portal) now() time.Time {
 		}
 	}
 	t := p.proc.node.clock()
-	if w.cur != nil && t.After(w.cur.read) {
-		w.cur.read = t
+	if w.cur != nil {
+		copy(w.cur.read[1:], w.cur.read[:])
+		w.cur.read[0] = t
 	}
 	return t
 }
@@ -216,6 +221,7 @@ func (w *world) draw() plan {
 	p.events = r.IntN(8)
 	p.jumps = r.IntN(2) == 0
 	p.restores = r.IntN(6) == 0
+	p.outage = r.IntN(60) == 0
 	return p
 }
 
@@ -385,6 +391,13 @@ func (w *world) portal() *portal {
 
 // chaos is what happens to the nodes.
 func (w *world) chaos() {
+	if w.plan.outage {
+		w.spawn("outage", nil, w.between(time.Minute, 20*time.Minute), func() {
+			w.note("the provider is gone")
+			w.count("fault: provider gone for days")
+			w.prov.down = w.now + outage
+		})
+	}
 	for range w.plan.events {
 		w.sleep(w.between(time.Second, 10*time.Minute))
 		if w.over || w.quiet {
@@ -415,15 +428,15 @@ func (w *world) chaos() {
 	}
 }
 
-// jump moves a clock. On a store that nodes share, a clock is at most 50
-// minutes off: what marks a used link is swept an hour after the link's end.
+// jump moves a clock, which is then at most a day off: what marks a used link is
+// swept 25 hours after the link's end.
 func (w *world) jump(n *node) {
-	far := []time.Duration{10 * time.Second, 3 * time.Minute, 45 * time.Minute, 3 * time.Hour, 26 * time.Hour}
+	far := []time.Duration{10 * time.Second, 3 * time.Minute, 45 * time.Minute, 3 * time.Hour, 23 * time.Hour}
 	by := far[w.rng.IntN(len(far))]
 	if w.chance(0.5) {
 		by = -by
 	}
-	if (n.skew + by).Abs() > 50*time.Minute {
+	if (n.skew + by).Abs() > 24*time.Hour {
 		by = -n.skew
 	}
 	n.skew += by
