@@ -155,7 +155,7 @@ func (p *wire) reading(ctx context.Context, what string) error {
 	switch {
 	case p.dead():
 		return unavailable("closed")
-	case s.down > w.now, w.faulty(w.plan.provider/4):
+	case s.down > w.now, w.faulty(w.plan.provider / 4):
 		w.count("fault: provider does not answer a read")
 		return unavailable("timeout")
 	}
