@@ -427,6 +427,7 @@ func TestConfigurationIsDocumented(t *testing.T) {
 	doc := readGolden(t, "../docs/configuration.md")
 	for where, in := range map[string]string{
 		"global":    "{\nbilling_portal {\nno_such\n}\n}",
+		"postgres":  "{\nbilling_portal {\nstore postgres {env.X} {\nno_such\n}\n}\n}",
 		"directive": "x {\nbilling_portal {\nno_such\n}\n}",
 		"stripe":    "x {\nbilling_portal {\nprovider stripe {\nno_such\n}\n}\n}",
 		"sandbox":   "x {\nbilling_portal {\nprovider sandbox {\nno_such\n}\n}\n}",
@@ -470,12 +471,15 @@ func TestConfigurationExamples(t *testing.T) {
 	write(t, sealKey, strings.Repeat("5a", 32))
 	doc := strings.NewReplacer("/etc/acme/portal.pub", pub, "/etc/billing-portal/seal.key", sealKey).Replace(readGolden(t, "../docs/configuration.md"))
 	global, site := "", ""
+	var stores []string
 	for i, part := range strings.Split(doc, "```")[1:] {
 		text, isCaddyfile := strings.CutPrefix(part, "caddyfile\n")
 		switch {
 		case i%2 == 1 || !isCaddyfile:
 		case strings.HasPrefix(text, "{"):
 			global += text
+		case strings.HasPrefix(text, "store "):
+			stores = append(stores, text)
 		default:
 			site += text
 		}
@@ -485,8 +489,22 @@ func TestConfigurationExamples(t *testing.T) {
 			t.Errorf("there is no example of %s", want)
 		}
 	}
-	if err := validate(t, global+"http://localhost:9080 {\nbilling_portal {\norigin http://localhost:9080\nprovider sandbox\napi_key {env.BP_KEY}\nreturn_to http://localhost:3000/\nbrand {\nname Acme\n}\n"+site+"}\n}\n"); err != nil {
+	site = "http://localhost:9080 {\nbilling_portal {\norigin http://localhost:9080\nprovider sandbox\napi_key {env.BP_KEY}\nreturn_to http://localhost:3000/\nbrand {\nname Acme\n}\n" + site + "}\n}\n"
+	if err := validate(t, global+site); err != nil {
 		t.Error(err)
+	}
+	t.Setenv("DATABASE_URL", "postgres://portal@localhost/portal")
+	if len(stores) == 0 {
+		t.Error("there is no example of store postgres")
+	}
+	for _, text := range stores {
+		if err := validate(t, "{\nbilling_portal {\n"+text+"seal_key {file."+sealKey+"}\n}\n}\n"+site); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+		// Without a key that all nodes have it is refused before anything starts.
+		if err := validate(t, "{\nbilling_portal {\n"+text+"}\n}\n"+site); err == nil || !strings.Contains(err.Error(), "store postgres needs seal_key, the same for all nodes") {
+			t.Errorf("store postgres without seal_key: %v", err)
+		}
 	}
 }
 
