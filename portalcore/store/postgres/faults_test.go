@@ -368,10 +368,26 @@ func TestStandbyGone(t *testing.T) {
 	if n := ask[int](t, srv.DSN(db), `select count(*)::int from pg_stat_activity where wait_event = 'SyncRep'`); n < 2 || n > 4 {
 		t.Errorf("%d sessions wait for the standby, want at most 4", n)
 	}
+	// A store that is closed meanwhile does not ask the server to stop waiting:
+	// that would apply the commit here alone.
+	gone, err := Open(t.Context(), Options{DSN: srv.DSN(db), Sealer: sealer(t, 1), StatementTimeout: 300 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := put(t.Context(), gone, "gone", "2"); !errors.Is(err, store.ErrUnknown) {
+		t.Errorf("without the standby: %v", err)
+	}
+	_ = gone.Close() // it may say that the server does not answer
+	time.Sleep(300 * time.Millisecond)
+	if got := get(t, other, "gone"); got != "<none>" {
+		t.Errorf("others read %q after the store was closed, which no standby has", got)
+	}
 	if err := standby.Restart(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the commits arrive", func() bool { return get(t, other, "k") == "2" && get(t, other, "cancelled") == "2" })
+	eventually(t, "the commits arrive", func() bool {
+		return get(t, other, "k") == "2" && get(t, other, "cancelled") == "2" && get(t, other, "gone") == "2"
+	})
 	eventually(t, "the store works again", func() bool { return put(t.Context(), s, "k", "3") == nil })
 
 	// An administrator cancels the wait: applied here, perhaps nowhere else.
@@ -384,7 +400,7 @@ func TestStandbyGone(t *testing.T) {
 			return ask[int](t, srv.DSN(db), `select count(pg_cancel_backend(pid))::int from pg_stat_activity where wait_event = 'SyncRep'`) > 0
 		})
 	})
-	err := put(t.Context(), other, "k", "4")
+	err = put(t.Context(), other, "k", "4")
 	stop.Wait()
 	if !errors.Is(err, store.ErrUnknown) || !strings.Contains(err.Error(), "canceling wait for synchronous replication") {
 		t.Errorf("a wait that was canceled: %v", err)
