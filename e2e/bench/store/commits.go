@@ -105,16 +105,16 @@ func fileSystem(dir string) (string, error) {
 	if err := syscall.Statfs(dir, &st); err != nil {
 		return "", err
 	}
-	names := map[int64]string{
-		0xEF53: "ext4", 0x58465342: "xfs", 0x9123683E: "btrfs", 0x2FC12FC1: "zfs", 0x794C7630: "overlayfs", 0x6969: "nfs",
-		0x01021994: "tmpfs", 0x858458F6: "ramfs",
-	}
-	name := names[int64(st.Type)]
+	number := fmt.Sprintf("%#x", st.Type)
+	name := map[string]string{
+		"0xef53": "ext4", "0x58465342": "xfs", "0x9123683e": "btrfs", "0x2fc12fc1": "zfs", "0x794c7630": "overlayfs", "0x6969": "nfs",
+		"0x1021994": "tmpfs", "0x858458f6": "ramfs",
+	}[number]
 	switch name {
 	case "tmpfs", "ramfs":
 		return "", fmt.Errorf("%s is on %s, where a sync costs nothing and keeps nothing: name a directory on a disk with -dir", dir, name)
 	case "":
-		name = fmt.Sprintf("%#x", st.Type)
+		name = number
 	}
 	return name, nil
 }

@@ -92,7 +92,7 @@ func sessions(args []string) error {
 // child runs this program for one portal, and reads what it prints into result.
 func child(command, dir string, n int, result any) error {
 	var out bytes.Buffer
-	cmd := exec.CommandContext(context.Background(), os.Args[0], command, "-dir", filepath.Join(dir, fmt.Sprint(n)), "-n", fmt.Sprint(n)) //nolint:gosec // this program
+	cmd := exec.CommandContext(context.Background(), os.Args[0], command, "-dir", filepath.Join(dir, fmt.Sprint(n)), "-n", fmt.Sprint(n))
 	cmd.Stderr = os.Stderr
 	cmd.Stdout = os.Stdout
 	if result != nil {

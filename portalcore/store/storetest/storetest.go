@@ -994,7 +994,7 @@ func Crash(t *testing.T, s store.Store, crash func(), reopen func() store.Store)
 				t.Errorf("update %s failed and is there", name)
 			}
 		}
-		sp.wantCount(t, sp.key("counter", fmt.Sprint(w)), uint64(applied)) //nolint:gosec // a length
+		sp.wantCount(t, sp.key("counter", fmt.Sprint(w)), uint64(applied))
 		unknown += len(o.unknown)
 		failed += len(o.failed)
 	}
