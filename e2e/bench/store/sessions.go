@@ -4,13 +4,13 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	mrand "math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -47,38 +47,77 @@ const (
 	// nothing of it in any of the portal's caches.
 	pages = 1000
 
+	// turn is how many are read before it is another portal's turn.
+	turn = 20
+
 	userAgent = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
 )
 
 func sessions(args []string) error {
 	flags := flag.NewFlagSet("sessions", flag.ExitOnError)
-	where := flags.String("dir", os.TempDir(), "where to write: a directory on a disk, with 2 GB of room")
+	where := flags.String("dir", os.TempDir(), "where to write: a directory on a disk, with 4 GB of room")
+	keep := flags.String("keep", "", "keep the stores in this directory, and use those that are there already")
 	many := flags.Int("n", 1_000_000, "live sessions")
 	rounds := flags.Int("rounds", 3, "times that each portal is started and read from")
 	check := flags.Bool("check", false, "fail where a target is missed")
 	_ = flags.Parse(args) // ends the program itself
 
-	dir, err := os.MkdirTemp(*where, "portal-bench-")
-	if err != nil {
-		return err
+	dir := *keep
+	if dir == "" {
+		var err error
+		if dir, err = os.MkdirTemp(*where, "portal-bench-"); err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
 	}
-	defer os.RemoveAll(dir)
 	sizes := []int{0, pages, *many}
 	for _, n := range sizes {
-		if err := child("sessions-load", dir, n, nil); err != nil {
-			return err
+		if _, err := os.Stat(filepath.Join(dir, fmt.Sprint(n)+".cookies")); err == nil {
+			continue
+		}
+		load := command("sessions-load", dir, n)
+		load.Stdout = os.Stdout
+		if err := load.Run(); err != nil {
+			return fmt.Errorf("loading: %w", err)
 		}
 	}
 	memory, p99 := map[int][]int64{}, map[int][]time.Duration{}
 	fmt.Printf("%8s %10s %12s %12s %12s\n", "round", "sessions", "RssAnon MB", "page p50", "page p99")
 	for round := range *rounds {
+		// All portals run side by side and are read from in turns, a few pages
+		// each: whatever else the machine does, it does to all of them.
+		portals := map[int]*portalProcess{}
 		for _, n := range sizes {
-			var m measured
-			if err := child("sessions-measure", dir, n, &m); err != nil {
+			p, err := startPortal(dir, n)
+			if err != nil {
 				return err
 			}
-			memory[n], p99[n] = append(memory[n], m.Anonymous), append(p99[n], m.P99)
-			fmt.Printf("%8d %10d %12.1f %12v %12v\n", round+1, n, float64(m.Anonymous)/1e6, m.P50.Round(time.Microsecond), m.P99.Round(time.Microsecond))
+			portals[n] = p
+		}
+		took := map[int][]time.Duration{}
+		for range pages / turn {
+			for _, n := range sizes {
+				some, err := portals[n].read()
+				if err != nil {
+					return err
+				}
+				took[n] = append(took[n], some...)
+			}
+		}
+		for _, n := range sizes {
+			anon, err := portals[n].end()
+			if err != nil {
+				return err
+			}
+			memory[n] = append(memory[n], anon)
+			fmt.Printf("%8d %10d %12.1f", round+1, n, float64(anon)/1e6)
+			if times := took[n]; len(times) > 0 {
+				times = times[len(times)/10:] // code and templates are cold at first
+				slices.Sort(times)
+				p99[n] = append(p99[n], quantile(times, .99))
+				fmt.Printf(" %12v %12v", quantile(times, .5).Round(time.Microsecond), quantile(times, .99).Round(time.Microsecond))
+			}
+			fmt.Println()
 		}
 	}
 	above := float64(median(memory[*many])-median(memory[0])) / 1e6
@@ -89,22 +128,54 @@ func sessions(args []string) error {
 	)
 }
 
-// child runs this program for one portal, and reads what it prints into result.
-func child(command, dir string, n int, result any) error {
-	var out bytes.Buffer
-	cmd := exec.CommandContext(context.Background(), os.Args[0], command, "-dir", filepath.Join(dir, fmt.Sprint(n)), "-n", fmt.Sprint(n))
+// command runs this program for one portal.
+func command(name, dir string, n int) *exec.Cmd {
+	cmd := exec.CommandContext(context.Background(), os.Args[0], name, "-dir", filepath.Join(dir, fmt.Sprint(n)), "-n", fmt.Sprint(n))
 	cmd.Stderr = os.Stderr
-	cmd.Stdout = os.Stdout
-	if result != nil {
-		cmd.Stdout = &out
+	return cmd
+}
+
+// portalProcess is a portal that reads pages when it is told to.
+type portalProcess struct {
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *json.Decoder
+}
+
+func startPortal(dir string, n int) (*portalProcess, error) {
+	p := &portalProcess{cmd: command("sessions-measure", dir, n)}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
 	}
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%s: %w", command, err)
+	if p.in, err = p.cmd.StdinPipe(); err != nil {
+		return nil, err
 	}
-	if result == nil {
-		return nil
+	p.out = json.NewDecoder(out)
+	if err := p.cmd.Start(); err != nil {
+		return nil, err
 	}
-	return json.Unmarshal(out.Bytes(), result)
+	var ready bool
+	return p, p.out.Decode(&ready)
+}
+
+// read has the portal read a turn's pages, and returns how long each took.
+func (p *portalProcess) read() (took []time.Duration, err error) {
+	if _, err := fmt.Fprintln(p.in); err != nil {
+		return nil, err
+	}
+	return took, p.out.Decode(&took)
+}
+
+// end ends the portal, and returns its anonymous resident memory.
+func (p *portalProcess) end() (anon int64, err error) {
+	if err := p.in.Close(); err != nil {
+		return 0, err
+	}
+	if err := p.out.Decode(&anon); err != nil {
+		return 0, err
+	}
+	return anon, p.cmd.Wait()
 }
 
 func childFlags(command string, args []string) (dir string, n int) {
@@ -191,14 +262,11 @@ func (e everybody) Account(ctx context.Context, customer string) (billing.Accoun
 	return a, err
 }
 
-type measured struct {
-	Anonymous int64 // bytes
-	P50, P99  time.Duration
-}
-
-// sessionsMeasure opens the portal, reads pages, and prints a measured.
+// sessionsMeasure opens the portal, reads some pages for each line of its input,
+// and prints in JSON: true when it is ready, how long the pages took, and what
+// memory it has in the end.
 func sessionsMeasure(args []string) error {
-	dir, n := childFlags("sessions-measure", args)
+	dir, _ := childFlags("sessions-measure", args)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	sealer, err := newSealer()
@@ -243,29 +311,67 @@ func sessionsMeasure(args []string) error {
 	var background sync.WaitGroup
 	background.Go(func() { portal.Run(ctx) })
 
-	m, err := readPages(portal, dir, n)
+	cookies, err := os.ReadFile(dir + ".cookies")
 	if err != nil {
+		return err
+	}
+	all := strings.Fields(string(cookies))
+	mrand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	if err := settle(dir); err != nil {
+		return err
+	}
+
+	out := json.NewEncoder(os.Stdout)
+	if err := out.Encode(true); err != nil {
+		return err
+	}
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		now := all[:min(turn, len(all))]
+		all = all[len(now):]
+		took, err := readPages(portal, now)
+		if err != nil {
+			return err
+		}
+		if err := out.Encode(took); err != nil {
+			return err
+		}
+	}
+	runtime.GC()
+	debug.FreeOSMemory()
+	anon, err := anonymous()
+	if err != nil {
+		return err
+	}
+	if err := out.Encode(anon); err != nil {
 		return err
 	}
 	cancel()
 	background.Wait()
 	portal.Close()
-	if err := errors.Join(db.Close(), books.Close()); err != nil {
-		return err
-	}
-	return json.NewEncoder(os.Stdout).Encode(m)
+	return errors.Join(db.Close(), books.Close(), os.RemoveAll(ledgerDir))
 }
 
-func readPages(h http.Handler, dir string, n int) (measured, error) {
-	var m measured
-	cookies, err := os.ReadFile(dir + ".cookies")
-	if err != nil {
-		return m, err
+// settle waits until compactions have nothing left to do: a portal that has a
+// million sessions did not get them a moment ago.
+func settle(dir string) error {
+	var before []string
+	for quiet := 0; quiet < 30; quiet++ { // 3 s
+		tables, err := filepath.Glob(filepath.Join(dir, "*.sst"))
+		if err != nil {
+			return err
+		}
+		if !slices.Equal(tables, before) {
+			before, quiet = tables, 0
+		}
+		time.Sleep(100 * time.Millisecond)
 	}
-	all := strings.Fields(string(cookies))
-	mrand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	return nil
+}
+
+// readPages reads the overview of each session, and returns how long each took.
+func readPages(h http.Handler, cookies []string) ([]time.Duration, error) {
 	var took []time.Duration
-	for _, cookie := range all[:min(pages, len(all))] {
+	for _, cookie := range cookies {
 		r := httptest.NewRequestWithContext(context.Background(), http.MethodGet, origin+"/", nil)
 		r.Header.Set("Cookie", "__Host-bp="+cookie)
 		r.Header.Set("Sec-Fetch-Site", "same-origin")
@@ -276,18 +382,10 @@ func readPages(h http.Handler, dir string, n int) (measured, error) {
 		h.ServeHTTP(w, r)
 		took = append(took, time.Since(begin))
 		if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "Northwind") {
-			return m, fmt.Errorf("a page: %d %.500s", w.Code, w.Body)
+			return nil, fmt.Errorf("a page: %d %.500s", w.Code, w.Body)
 		}
 	}
-	if n > 0 {
-		took = took[len(took)/10:] // code and templates are cold at first
-		slices.Sort(took)
-		m.P50, m.P99 = quantile(took, .5), quantile(took, .99)
-	}
-	runtime.GC()
-	debug.FreeOSMemory()
-	m.Anonymous, err = anonymous()
-	return m, err
+	return took, nil
 }
 
 // anonymous is the resident memory that no file stands behind.

@@ -98,7 +98,7 @@ func checkFiles(dir string, st *state, log *zap.Logger) (doubt string, err error
 	if err != nil {
 		return "", err
 	}
-	logged, doubt, err := checkWALs(dir, wals, newest, st == nil || st.Clean)
+	logged, doubt, err := checkWALs(dir, wals, newest, st == nil || st.Clean, st != nil && st.Closing)
 	if err != nil {
 		return "", err
 	}
@@ -271,8 +271,9 @@ func checkTable(dir string, id uint64, buf *bytes.Buffer) (version uint64, err e
 // behind it were acknowledged. Badger empties a log and then deletes it when a
 // table holds what was in it; newest is the last version in tables. It returns the first and the last version in
 // all of them. A store that is new or was closed has no logs,
-// or what a process left that ended while it opened the store.
-func checkWALs(dir string, ids []uint64, newest uint64, closed bool) (all wal, doubt string, err error) {
+// or what a process left that ended while it opened the store; one that was
+// being closed may have an empty one.
+func checkWALs(dir string, ids []uint64, newest uint64, closed, closing bool) (all wal, doubt string, err error) {
 	slices.Sort(ids)
 	var drop []string // empty ones
 	emptied := ""
@@ -286,7 +287,7 @@ func checkWALs(dir string, ids []uint64, newest uint64, closed bool) (all wal, d
 		switch {
 		case i > 0 && !before:
 			return all, "", damaged(dir, walName(id-1), "it is missing")
-		case len(data) == 0 && i == len(ids)-1 && (closed || before && emptied == ""):
+		case len(data) == 0 && i == len(ids)-1 && (closed || closing || before && emptied == ""):
 			drop = append(drop, name)
 			continue
 		case len(data) == 0 && i < len(ids)-1:
@@ -314,6 +315,11 @@ func checkWALs(dir string, ids []uint64, newest uint64, closed bool) (all wal, d
 			doubt = fmt.Sprintf("the last update in %s is damaged", name)
 		}
 		if w.first == 0 {
+			// Badger would empty it first, and then delete it: this way it is
+			// never seen empty.
+			if w.after == 0 && (i == len(ids)-1 || i == len(ids)-2 && isEmpty(filepath.Join(dir, walName(ids[i+1])))) {
+				drop = append(drop, name)
+			}
 			emptied = ""
 			continue
 		}
@@ -329,12 +335,17 @@ func checkWALs(dir string, ids []uint64, newest uint64, closed bool) (all wal, d
 		}
 		all.last = w.last
 	}
-	for _, name := range drop {
+	for _, name := range slices.Backward(drop) {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil {
 			return all, "", fmt.Errorf("opening the store: %w", err)
 		}
 	}
 	return all, doubt, nil
+}
+
+func isEmpty(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.Size() == 0
 }
 
 // wal is what a write-ahead log holds.

@@ -462,3 +462,76 @@ func FuzzReadWAL(f *testing.F) {
 		}
 	})
 }
+
+// What a process leaves that is killed while logs come and go is not taken for
+// damage, and damage not for that.
+func TestLogsOfDeadProcesses(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		st     state
+		damage func(dir string) error
+		opens  bool
+	}{
+		{"before Badger has made its first log", state{Clean: true}, func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, walName(1)), nil, 0o600)
+		}, true},
+		{"after it", state{Clean: true}, func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, walName(1)), make([]byte, walSize), 0o600)
+		}, true},
+		{"a log without an update", state{}, func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, walName(1)), make([]byte, walHeader), 0o600)
+		}, true},
+		{"a log without an update, and the spare", state{}, func(dir string) error {
+			return errors.Join(os.WriteFile(filepath.Join(dir, walName(1)), make([]byte, walSize), 0o600),
+				os.WriteFile(filepath.Join(dir, walName(2)), nil, 0o600))
+		}, true},
+		{"while it was closed", state{Closing: true}, func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, walName(1)), nil, 0o600)
+		}, true},
+		{"after it was closed", state{Closing: true}, func(string) error { return nil }, true},
+		{"an emptied log", state{}, func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, walName(1)), nil, 0o600)
+		}, false},
+		{"an emptied log, and the spare", state{}, func(dir string) error {
+			return errors.Join(os.WriteFile(filepath.Join(dir, walName(1)), nil, 0o600),
+				os.WriteFile(filepath.Join(dir, walName(2)), nil, 0o600))
+		}, false},
+		{"only the spare", state{}, func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, walName(2)), nil, 0o600)
+		}, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := t.TempDir()
+			s := mustOpen(t, dir, Options{NoSync: true, Ballast: -1})
+			if err := s.Update(t.Context(), put("a", "1")); err != nil {
+				t.Fatal(err)
+			}
+			mustClose(t, s)
+			test.st.Schema, test.st.Run = schema, s.run
+			if err := writeState(dir, test.st); err != nil {
+				t.Fatal(err)
+			}
+			if err := test.damage(dir); err != nil {
+				t.Fatal(err)
+			}
+			again, err := Open(dir, Options{Sealer: sealer(t, 1), NoSync: true, Ballast: -1})
+			if err != nil {
+				if test.opens || !strings.Contains(err.Error(), ".mem") {
+					t.Error(err)
+				}
+				return
+			}
+			defer mustClose(t, again)
+			if !test.opens {
+				t.Error("opened")
+			}
+			got, err := again.GetAll(t.Context(), store.Key("a"))
+			if err != nil || string(got[0]) != "1" {
+				t.Errorf("%q, %v", got, err)
+			}
+			if g := guardOf(t, again); !g.Restored.IsZero() {
+				t.Errorf("guard %+v", g)
+			}
+		})
+	}
+}

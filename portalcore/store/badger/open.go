@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	bdb "github.com/dgraph-io/badger/v4"
@@ -362,15 +363,21 @@ func (s *Store) shut() error {
 	s.users.Wait()
 	close(s.stop)
 	s.loop.Wait()
+	next := state{Schema: schema, Run: s.run, Closing: true, HighWater: s.highWater}
+	if s.failed == nil {
+		// A full disk is space's to report.
+		if err := writeState(s.dir, next); err != nil && !errors.Is(err, syscall.ENOSPC) {
+			s.log.Error("closing the store", zap.Error(err))
+		}
+	}
 	if err := s.space.close(s.db.Close); err != nil {
 		return fmt.Errorf("closing the store: %w", err)
 	}
 	if s.failed != nil || s.damage.Load() != nil {
 		return nil // not cleanly: what is on the disk is unknown
 	}
-	high := s.highWater
-	if now := s.now().Round(0); now.After(high) {
-		high = now
+	if now := s.now().Round(0); now.After(next.HighWater) {
+		next.HighWater = now
 	}
 	files, err := sumFiles(s.dir)
 	if err != nil {
@@ -378,7 +385,8 @@ func (s *Store) shut() error {
 	}
 	// Somebody may have opened the directory since it was unlocked. This run
 	// is then not the one in the database any more, and the mark says nothing.
-	return writeState(s.dir, state{Schema: schema, Run: s.run, Clean: true, HighWater: high, Files: files})
+	next.Closing, next.Clean, next.Files = false, true, files
+	return writeState(s.dir, next)
 }
 
 // collect lets Badger reclaim its value log, and reads all tables from time to

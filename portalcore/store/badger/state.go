@@ -27,6 +27,10 @@ type state struct {
 	Clean     bool      `json:"clean"`
 	HighWater time.Time `json:"high_water"` // latest wall clock
 
+	// Closing says that no more is written and that Badger flushes its logs
+	// and deletes them.
+	Closing bool `json:"closing,omitempty"`
+
 	// Before is the run that the data still has when the process ended while
 	// the store opened.
 	Before string `json:"before,omitempty"`
