@@ -22,6 +22,7 @@ import (
 	"github.com/portalcore/caddy-billing-portal/portalcore"
 	"github.com/portalcore/caddy-billing-portal/portalcore/audit"
 	"github.com/portalcore/caddy-billing-portal/portalcore/journal"
+	"github.com/portalcore/caddy-billing-portal/portalcore/sandbox"
 	"github.com/portalcore/caddy-billing-portal/portalcore/store"
 )
 
@@ -468,5 +469,36 @@ func TestDocumentedLogLines(t *testing.T) {
 	}
 	if n < 10 {
 		t.Errorf("%d lines were found", n)
+	}
+}
+
+// TestProviderEvent changes a customer at the provider behind the portal's back
+// and sees it on the next page, because the provider said so.
+func TestProviderEvent(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("BP_WHSEC", "whsec_CANARY0123456789abcdef")
+	server(t, strings.Replace(config(dir, "account_max_age 1h"), "data_dir "+dir+"/sandbox\n", "data_dir "+dir+"/sandbox\nwebhook_secret {env.BP_WHSEC}\n", 1))
+	b := enter(t, "http://localhost:9080", testKey)
+	_, s, ok := activeSite(testTenant)
+	if !ok {
+		t.Fatal("no portal")
+	}
+	name := "Southwind Ltd"
+	if _, err := s.module.(*SandboxProvider).book.ledger.UpdateCustomer(t.Context(), sandbox.Call{}, "cus_northwind", sandbox.CustomerParams{Name: &name}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error { // an hour before the page would have been read again
+		if status, body, err := get(b, "http://localhost:9080/"); err != nil || status != http.StatusOK || !strings.Contains(body, name) {
+			return fmt.Errorf("the overview after the provider's event: %d %s", status, fmt.Sprint(err))
+		}
+		return nil
+	})
+	res, err := http.Post("http://localhost:9080/webhook", "application/json", strings.NewReader(`{"id":"evt_1"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = res.Body.Close()
+	if res.StatusCode != http.StatusBadRequest {
+		t.Errorf("an event without a signature: %s", res.Status)
 	}
 }
