@@ -2,17 +2,22 @@ package caddymodule
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore"
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
@@ -316,4 +321,74 @@ func TestMoveToPostgres(t *testing.T) {
 		t.Errorf("intents: %+v", page)
 	}
 	enter(t, "http://localhost:9080", testKey)
+}
+
+// breaking is a store that fails while it is read for a backup.
+type breaking struct{ store.Store }
+
+func (b breaking) View(ctx context.Context, fn func(store.Tx) error) error {
+	return b.Store.View(ctx, func(tx store.Tx) error { return fn(&breakingTx{Tx: tx}) })
+}
+
+type breakingTx struct {
+	store.Tx
+	scans int
+}
+
+func (b *breakingTx) Scan(prefix, from []byte, limit int, reverse bool) ([]store.Entry, error) {
+	if b.scans++; b.scans > 1 {
+		return nil, errors.New("the disk is gone")
+	}
+	return b.Tx.Scan(prefix, from, limit, reverse)
+}
+
+// TestBackupBreaksOff holds that a backup that fails on the way is no file that
+// anybody takes for one, and that only one is made at a time.
+func TestBackupBreaksOff(t *testing.T) {
+	sealer, err := store.NewSealer(make([]byte, store.SealKeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := openBadger(filepath.Join(t.TempDir(), "store"), sealer, zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	for n := range 300 {
+		err := st.Update(t.Context(), func(tx store.Tx) error {
+			return tx.Put(store.Key("a", "record", fmt.Sprint(n)), bytes.Repeat([]byte{byte(n)}, 8<<10))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := &App{logger: zap.NewNop(), sites: map[string]*site{"a": {}}}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := adminBackup(w, r, a); err != nil {
+			refused, _ := errors.AsType[caddy.APIError](apiError(err))
+			refused.Message = err.Error() // as Caddy does
+			w.WriteHeader(refused.HTTPStatus)
+			_ = json.NewEncoder(w).Encode(refused)
+		}
+	}))
+	defer srv.Close()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "portal.backup")
+	address := strings.TrimPrefix(srv.URL, "http://")
+
+	a.store = &sharedStore{OpenStore: OpenStore{Store: breaking{st}}, sealer: sealer}
+	cli(t, "the backup is not whole", "backup", file, "--address", address)
+	if left := filesIn(t, dir); len(left) != 0 {
+		t.Errorf("a backup that broke off left %q", left)
+	}
+	a.store = &sharedStore{OpenStore: st, sealer: sealer}
+	a.store.backingUp.Store(true)
+	cli(t, "a backup is being made", "backup", file, "--address", address)
+	a.store.backingUp.Store(false)
+	if out := cli(t, "", "backup", file, "--address", address); !strings.HasPrefix(out, "300 records in ") {
+		t.Error(out)
+	}
+	if a.store.backingUp.Load() {
+		t.Error("nobody can make another backup")
+	}
 }
