@@ -29,9 +29,10 @@ import (
 // compares again, so of several nodes that see the change one makes the new
 // generation and the others find it made.
 //
-// The wall clock: a spent link's mark is swept at the earliest an hour after
-// the link expired. A clock that ran ahead and was put back could therefore
-// bring a swept link back to life only if it went back by nearly that hour.
+// The wall clock: a spent link's mark is swept long after the link expired (a
+// day, see session.Redeem; the tolerance is right for an hour). A clock that
+// ran ahead and was put back could therefore bring a swept link back to life
+// only if it went back by nearly as long.
 // The record keeps a high-water mark of the time; a node whose clock is behind
 // it by more than clockTolerance begins a new generation. The mark is the
 // lesser of the node's and the server's clock, so that one node whose clock is
