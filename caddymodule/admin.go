@@ -61,7 +61,7 @@ type operation func(w http.ResponseWriter, r *http.Request, a *App) error
 
 // Routes returns the routes.
 func (adminAPI) Routes() []caddy.AdminRoute {
-	routes := []caddy.AdminRoute{ //nolint:prealloc // one is appended at the end
+	routes := []caddy.AdminRoute{
 		route(http.MethodGet, "tenants", adminTenants),
 		route(http.MethodGet, "status", adminStatus),
 		route(http.MethodGet, "intents", adminIntents),
