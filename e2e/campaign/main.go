@@ -12,6 +12,10 @@
 // store alone. The provider is Stripe's API in front of the sandbox's ledger,
 // in this process, which lives on; it has faults at the same time.
 //
+// With -store postgres the portal's records are in a PostgreSQL server that lives
+// on, which the campaign starts; what a dead process was at is then taken over
+// when its lease has run out, a minute later.
+//
 // The last line sums up. The exit code is 1 where anything was lost or doubled.
 package main
 
@@ -37,6 +41,7 @@ func main() {
 	flag.DurationVar(&o.settle, "settle", 4*time.Minute, "within this time of the last start every change must be settled")
 	flag.StringVar(&o.dir, "dir", "", "directory for binaries, stores and logs, kept; empty: a temporary one, kept only where something was found")
 	flag.StringVar(&o.binary, "binary", "", "portal built with the tags "+strings.Join(buildTags, ",")+"; empty: build it")
+	flag.StringVar(&o.store, "store", "badger", "badger, or postgres: a server of its own, which lives on")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -69,6 +74,7 @@ type options struct {
 	settle time.Duration
 	dir    string
 	binary string
+	store  string // "badger" where it is empty
 	out    io.Writer
 	// points are where the portal kills itself; nil for all.
 	points []point

@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"maps"
 	randv2 "math/rand/v2"
@@ -30,6 +31,8 @@ import (
 	"github.com/portalcore/caddy-billing-portal/portalcore/sandbox"
 	"github.com/portalcore/caddy-billing-portal/portalcore/store"
 	"github.com/portalcore/caddy-billing-portal/portalcore/store/badger"
+	"github.com/portalcore/caddy-billing-portal/portalcore/store/postgres"
+	"github.com/portalcore/caddy-billing-portal/portalcore/store/postgres/pgtest"
 	"github.com/portalcore/caddy-billing-portal/portalcore/stripe/stripetest"
 )
 
@@ -68,6 +71,7 @@ type world struct {
 	key    string // of the vendor's API
 	vendor link.Key
 
+	dsn    string // of PostgreSQL; "" for Badger
 	ledger *sandbox.Ledger
 	faults sandbox.Faults
 	closes []func()
@@ -148,11 +152,32 @@ func newWorld(ctx context.Context, o options) (_ *world, err error) {
 	}
 	w.closes = append(w.closes, func() { _ = history.Close() })
 	w.facts.history = json.NewEncoder(history)
+	if err := w.startDatabase(); err != nil {
+		return nil, err
+	}
 	provider, providerKey, err := w.startProvider(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return w, w.configure(provider, providerKey)
+}
+
+// startDatabase starts PostgreSQL where the portal's store is there.
+func (w *world) startDatabase() error {
+	switch w.o.store {
+	case "", "badger":
+		return nil
+	case "postgres":
+	default:
+		return fmt.Errorf("store %q is not badger or postgres", w.o.store)
+	}
+	server, err := pgtest.New()
+	if err != nil {
+		return err
+	}
+	w.closes = append(w.closes, func() { _ = server.Close() })
+	w.dsn = server.DSN("postgres")
+	return nil
 }
 
 // startProvider serves Stripe's API from this process.
@@ -231,15 +256,23 @@ func (w *world) configure(provider, providerKey string) error {
 	if err := os.WriteFile(public, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o600); err != nil {
 		return err
 	}
+	if _, err := store.LoadOrCreateSealKeyFile(w.sealKeyFile()); err != nil {
+		return err
+	}
+	place := "store badger " + w.storeDir()
+	if w.dsn != "" {
+		place = "store postgres {env.DATABASE_URL}"
+	}
 	w.config = filepath.Join(w.dir, "Caddyfile")
-	w.env = append(os.Environ(), "HOME="+w.dir, "XDG_DATA_HOME="+w.dir, "XDG_CONFIG_HOME="+w.dir, "STRIPE_KEY="+providerKey, "PORTAL_KEY="+w.key)
+	w.env = append(os.Environ(), "HOME="+w.dir, "XDG_DATA_HOME="+w.dir, "XDG_CONFIG_HOME="+w.dir, "STRIPE_KEY="+providerKey, "PORTAL_KEY="+w.key, "DATABASE_URL="+w.dsn)
 	return os.WriteFile(w.config, fmt.Appendf(nil, `{
 	admin off
 	persist_config off
 	auto_https off
 	grace_period 1s
 	billing_portal {
-		store badger %s
+		%s
+		seal_key {file.%s}
 	}
 }
 
@@ -269,13 +302,19 @@ func (w *world) configure(provider, providerKey string) error {
 		}
 	}
 }
-`, w.storeDir(), w.origin, w.origin, tenant, provider, public), 0o600)
+`, place, w.sealKeyFile(), w.origin, w.origin, tenant, provider, public), 0o600)
 }
 
 func (w *world) storeDir() string { return filepath.Join(w.dir, "store") }
 
+func (w *world) sealKeyFile() string { return filepath.Join(w.dir, "seal.key") }
+
 func (w *world) describe() string {
-	return fmt.Sprintf("portal on Badger in %s, %d customers, %d actors, %d redeemers and bursts of %d", w.storeDir(), customers, actors, redeemers, burst)
+	place := "Badger in " + w.storeDir()
+	if w.dsn != "" {
+		place = "PostgreSQL"
+	}
+	return fmt.Sprintf("portal on %s, %d customers, %d actors, %d redeemers and bursts of %d", place, customers, actors, redeemers, burst)
 }
 
 func (w *world) close() {
@@ -519,41 +558,32 @@ func (w *world) finish(ctx context.Context, settle time.Duration) error {
 	w.faults.Clear()
 	began := time.Now()
 	var intents []journal.Intent
-	for {
-		if err := w.launch(""); err != nil {
+	for open := 1; open > 0 && time.Since(began) < settle; {
+		if err := w.lastStart(ctx); err != nil {
 			return err
 		}
-		if up, err := w.ready(ctx, time.Now()); err != nil || !up {
-			return fmt.Errorf("the last start failed: %w", err)
-		}
-		deadline := time.Now().Add(2 * time.Second)
-		for time.Now().Before(deadline) && w.facts.anyOpen() {
+		// Recovery has its own pace, and Badger no reader beside it.
+		for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
 			w.lookAtOpen(ctx)
-			time.Sleep(100 * time.Millisecond)
-		}
-		if w.facts.anyOpen() && time.Since(began) < settle {
-			time.Sleep(time.Second) // recovery has its own pace, and Badger no reader beside it
-		}
-		late := time.Since(began) >= settle
-		if late || !w.facts.anyOpen() {
-			w.verifyAll(ctx)
-		}
-		if err := w.stop(); err != nil {
-			return err
 		}
 		var err error
-		open := 0
-		if intents, err = w.readStore(ctx); err != nil {
+		if intents, err = w.stopAndRead(ctx); err != nil {
 			return err
 		}
+		open = len(w.facts.open())
 		for i := range intents {
 			if !intents[i].State.Terminal() {
 				open++
 			}
 		}
-		if late || open == 0 && !w.facts.anyOpen() {
-			break
-		}
+	}
+	if err := w.lastStart(ctx); err != nil {
+		return err
+	}
+	w.verifyAll(ctx)
+	intents, err := w.stopAndRead(ctx)
+	if err != nil {
+		return err
 	}
 	effects, err := w.ledger.Effects(ctx, 0)
 	if err != nil {
@@ -569,6 +599,23 @@ func (w *world) finish(ctx context.Context, settle time.Duration) error {
 		return err
 	}
 	return w.checkEffects(ctx)
+}
+
+func (w *world) lastStart(ctx context.Context) error {
+	if err := w.launch(""); err != nil {
+		return err
+	}
+	if up, err := w.ready(ctx, time.Now()); err != nil || !up {
+		return fmt.Errorf("the last start failed: %w", err)
+	}
+	return nil
+}
+
+func (w *world) stopAndRead(ctx context.Context) ([]journal.Intent, error) {
+	if err := w.stop(); err != nil {
+		return nil, err
+	}
+	return w.readStore(ctx)
 }
 
 // checkBooks compares what the customers have at the provider with the last
@@ -591,15 +638,7 @@ func (w *world) checkBooks(ctx context.Context, intents []journal.Intent) error 
 // readStore reads the journal and the sessions from the portal's store, which
 // nobody has open, and checks that no token stands behind two sessions.
 func (w *world) readStore(ctx context.Context) (list []journal.Intent, err error) {
-	key, err := store.LoadOrCreateSealKeyFile(w.storeDir() + ".seal_key")
-	if err != nil {
-		return nil, err
-	}
-	sealer, err := store.NewSealer(key)
-	if err != nil {
-		return nil, err
-	}
-	db, err := badger.Open(w.storeDir(), badger.Options{Sealer: sealer})
+	db, err := w.openStore(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("opening the portal's store: %w", err)
 	}
@@ -609,6 +648,27 @@ func (w *world) readStore(ctx context.Context) (list []journal.Intent, err error
 	}
 	j := &journal.Journal{Store: db, Tenant: tenant, Now: time.Now}
 	return j.List(ctx, "", 1_000_000)
+}
+
+// closingStore is a store that its caller closes.
+type closingStore interface {
+	store.Store
+	io.Closer
+}
+
+func (w *world) openStore(ctx context.Context) (closingStore, error) {
+	key, err := store.LoadOrCreateSealKeyFile(w.sealKeyFile())
+	if err != nil {
+		return nil, err
+	}
+	sealer, err := store.NewSealer(key)
+	if err != nil {
+		return nil, err
+	}
+	if w.dsn != "" {
+		return postgres.Open(ctx, postgres.Options{DSN: w.dsn, Sealer: sealer})
+	}
+	return badger.Open(w.storeDir(), badger.Options{Sealer: sealer})
 }
 
 // link makes a link: every other one is the vendor's own signature, the others
