@@ -293,9 +293,7 @@ func (f *facts) shown(i *intent, p browse.Page) {
 	}
 }
 
-// anyOpen reports whether a confirmed change is not known to be settled.
-func (f *facts) anyOpen() bool { return len(f.open()) > 0 }
-
+// open lists the confirmed changes that are not known to be settled.
 func (f *facts) open() []*intent {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -521,7 +521,8 @@ func (w *world) work(ctx context.Context, rnd *randv2.Rand, limit time.Duration)
 	// A request is cut off by the portal's death, not by the time being over.
 	requests := context.WithoutCancel(ctx)
 	var clients sync.WaitGroup
-	clients.Go(func() { w.verifySome(requests, ctx.Done(), rnd.Uint64()) })
+	seed := rnd.Uint64()
+	clients.Go(func() { w.verifySome(requests, ctx.Done(), seed) })
 	for range actors {
 		clients.Go(func() { w.act(requests, ctx.Done()) })
 	}
