@@ -322,18 +322,21 @@ func (f *facts) sessionOf(customer string) *session {
 // asks for a receipt that there is not, which needs no provider. It reports
 // false where no answer came.
 func (w *world) probe(ctx context.Context, s *session) bool {
+	f := &w.facts
+	f.mu.Lock()
+	out := s.Out // before it is asked: a sign-out may be answered meanwhile
+	f.mu.Unlock()
 	p, err := w.visitor(s).Do(ctx, "/done/none", "same-origin", nil)
 	if err != nil {
 		return false
 	}
-	f := &w.facts
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.checks++
 	switch {
 	case p.Status != http.StatusUnauthorized && p.Status != http.StatusNotFound:
 		f.violateLocked("a session of %s: %d\n%s", s.Customer, p.Status, p.Body)
-	case s.Out && p.Status == http.StatusNotFound:
+	case out && p.Status == http.StatusNotFound:
 		f.violateLocked("%sthe sign-out of a session of %s: it is in again", lostFact, s.Customer)
 	case !s.left && p.Status == http.StatusUnauthorized:
 		f.violateLocked("%sa session of %s", lostFact, s.Customer)
