@@ -39,11 +39,13 @@ type state struct {
 	// data. An older MANIFEST is valid in itself, but names fewer tables.
 	Files map[string]string `json:"files,omitempty"`
 
-	// Inode and WrittenAt (by the machine's clock) tell this file from a copy
-	// of it, and so a store from one that was restored from a backup. A copy
-	// has another inode or a later change time; neither can be set by hand.
-	// Zero where the system does not tell.
+	// Inode, Born and WrittenAt (by the machine's clock) tell this file from a
+	// copy of it, and so a store from one that was restored from a backup. A
+	// copy has another inode, another time of birth or, where it is a second
+	// name of the same file, a later change time; none of them can be set by
+	// hand. Zero where the system does not tell.
 	Inode     uint64    `json:"inode,omitempty"`
+	Born      time.Time `json:"born,omitzero"`
 	WrittenAt time.Time `json:"written_at"`
 
 	moved bool // copied, as seen when it was read
@@ -79,14 +81,18 @@ func writeState(dir string, st state) error {
 func replaceState(dir string, st state) error {
 	path := filepath.Join(dir, stateFile)
 	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	// A new file, also where an earlier try left one: its birth tells it from
+	// every copy.
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if fi, err := f.Stat(); err == nil {
-		st.Inode, _, _ = fileIdentity(fi)
-	}
+	id, _ := identify(tmp)
+	st.Inode, st.Born = id.inode, id.born
 	st.WrittenAt = time.Now().Round(0)
 	b, err := json.Marshal(st)
 	if err != nil {
@@ -107,19 +113,26 @@ func replaceState(dir string, st state) error {
 	return syncDir(dir)
 }
 
+// fileIdentity is what the system keeps of a file besides what is in it.
+type fileIdentity struct {
+	inode   uint64
+	born    time.Time // zero where the file system does not keep it
+	changed time.Time // in any way, its names too
+}
+
 // copied reports whether the file at path is not the one that st was written
 // to.
 func (st *state) copied(path string) bool {
 	if st.Inode == 0 {
 		return false
 	}
-	fi, err := os.Stat(path)
-	if err != nil {
+	id, ok := identify(path)
+	if !ok {
 		return true
 	}
-	inode, changed, ok := fileIdentity(fi)
-	if !ok {
-		return false
+	// The inode of a file that was removed is given to the next one.
+	if !st.Born.IsZero() && !id.born.IsZero() && !id.born.Equal(st.Born) {
+		return true
 	}
-	return inode != st.Inode || changed.Sub(st.WrittenAt).Abs() > copyTolerance
+	return id.inode != st.Inode || id.changed.Sub(st.WrittenAt).Abs() > copyTolerance
 }

@@ -3,19 +3,25 @@ package badger
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// fileIdentity returns a file's inode and when it was last changed in any way.
-func fileIdentity(fi fs.FileInfo) (inode uint64, changed time.Time, ok bool) {
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	if !ok {
-		return 0, time.Time{}, false
+// identify tells a file from a copy of it. It reports false where the system
+// does not say.
+func identify(path string) (fileIdentity, bool) {
+	var st unix.Statx_t
+	if unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &st) != nil {
+		return fileIdentity{}, false
 	}
-	return st.Ino, time.Unix(st.Ctim.Unix()), true
+	id := fileIdentity{inode: st.Ino, changed: time.Unix(st.Ctime.Sec, int64(st.Ctime.Nsec)).UTC()}
+	if st.Mask&unix.STATX_BTIME != 0 {
+		id.born = time.Unix(st.Btime.Sec, int64(st.Btime.Nsec)).UTC()
+	}
+	return id, true
 }
 
 // statDisk returns what is known about the file system of dir.

@@ -4,17 +4,13 @@ package badger
 
 import (
 	"errors"
-	"io/fs"
 	"os"
-	"time"
 )
 
 // Elsewhere a restored copy is found by its state file only when it is not
 // restored together with the data, and a full disk is not foreseen.
 
-func fileIdentity(fs.FileInfo) (inode uint64, changed time.Time, ok bool) {
-	return 0, time.Time{}, false
-}
+func identify(string) (fileIdentity, bool) { return fileIdentity{}, false }
 
 func statDisk(string) (disk, bool) { return disk{}, false }
 
