@@ -40,7 +40,10 @@ install_missing() {
 	[ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
 	[ -n "$(command -v gcc || true)" ] || missing+=(gcc libc6-dev) # the race detector links with it
 	compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
-	[ -n "$(command -v runuser || true)" ] || missing+=(util-linux) # PostgreSQL does not run as root
+	# These are in sbin, which is not in everybody's PATH.
+	[ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
+	[ -x /usr/sbin/mkfs.ext4 ] || [ -x /sbin/mkfs.ext4 ] || missing+=(e2fsprogs) # disks that are filled and broken
+	[ -x /usr/sbin/runuser ] || [ -x /sbin/runuser ] || missing+=(util-linux)    # PostgreSQL does not run as root
 	[ ${#missing[@]} -gt 0 ] || return 0
 
 	local root=()
