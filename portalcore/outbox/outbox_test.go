@@ -26,6 +26,8 @@ import (
 	"github.com/portalcore/caddy-billing-portal/portalcore/outbox"
 	"github.com/portalcore/caddy-billing-portal/portalcore/store"
 	"github.com/portalcore/caddy-billing-portal/portalcore/store/badger"
+	"github.com/portalcore/caddy-billing-portal/portalcore/store/postgres"
+	"github.com/portalcore/caddy-billing-portal/portalcore/store/postgres/pgtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -241,8 +243,10 @@ func (e *env) same(what string, got []string, want ...string) {
 	}
 }
 
-func TestDelivered(t *testing.T) {
-	e := open(t, openBadger(t))
+func TestDelivered(t *testing.T) { delivered(t, openBadger(t)) }
+
+func delivered(t *testing.T, db store.Store) {
+	e := open(t, db)
 	e.deliver(0)
 	a, b, c := e.add("cus_1"), e.add("cus_1"), e.add("cus_1")
 	e.deliver(3)
@@ -409,6 +413,14 @@ func TestOutage(t *testing.T) {
 	dead, err := e.Dead(t.Context(), 10)
 	if err != nil || len(dead) != 5 || dead[0].Reason == "" {
 		t.Fatalf("%d dead, %v, want 5", len(dead), err)
+	}
+	for _, l := range e.log.All() {
+		if text := fmt.Sprint(l.ContextMap()); strings.Contains(text, "vendors-own") {
+			t.Fatalf("the log shows the URL: %s", text)
+		}
+	}
+	if strings.Contains(dead[0].Reason, "vendors-own") {
+		t.Errorf("the reason shows the URL: %s", dead[0].Reason)
 	}
 	down = false
 	last := e.add("cus_1")
@@ -612,7 +624,13 @@ func TestRealServer(t *testing.T) {
 // One customer's receiver that hangs does not hold up the others, and of two
 // nodes one sends.
 func TestTwoNodes(t *testing.T) {
-	e := open(t, openBadger(t))
+	db := openBadger(t)
+	twoNodes(t, db, db)
+}
+
+// twoNodes has a store of its own for each node, over the same records.
+func twoNodes(t *testing.T, db, theirs store.Store) {
+	e := open(t, db)
 	release := make(chan struct{})
 	var ids []string
 	for n := range 40 {
@@ -624,7 +642,7 @@ func TestTwoNodes(t *testing.T) {
 		}
 	}}
 	var other *outbox.Outbox
-	e.Outbox, other = e.node("one", e.db), e.node("two", e.db)
+	e.Outbox, other = e.node("one", db), e.node("two", theirs)
 	var wg sync.WaitGroup
 	total := 0
 	for _, b := range []*outbox.Outbox{e.Outbox, other} {
@@ -680,6 +698,54 @@ func TestBounded(t *testing.T) {
 	e.deliver(64)
 	e.deliver(64)
 	e.deliver(2)
+	// A receiver that wants nothing more costs one attempt for each customer.
+	e.rcv.says = func(attempt) int { return 410 }
+	for range 3 {
+		e.add("cus_1")
+	}
+	for n := range 3 {
+		before := len(e.rcv.ids())
+		e.deliver(0)
+		if after := len(e.rcv.ids()); after != before+1 {
+			t.Errorf("call %d made %d attempts", n, after-before)
+		}
+	}
+}
+
+// A sender whose queue was taken over while its request was under way does not
+// write down what came of it: the one who took over did.
+func TestOvertaken(t *testing.T) {
+	e := open(t, openBadger(t))
+	a, b := e.add("cus_1"), e.add("cus_1")
+	other := e.node("two", e.db)
+	overtaken := false
+	e.rcv.header = http.Header{}
+	e.opt.Transport = slow{refuses{e.rcv}, func(string) {
+		if overtaken {
+			return
+		}
+		overtaken = true
+		e.advance(2 * time.Minute)
+		if n, err := other.Deliver(t.Context()); n != 2 || err != nil {
+			t.Errorf("the other delivered %d, %v", n, err)
+		}
+		e.add("cus_1") // so that there is a queue again
+	}}
+	if n, err := e.node("one", e.db).Deliver(t.Context()); n != 0 || err != nil {
+		t.Errorf("delivered %d, %v", n, err)
+	}
+	if dead, err := e.Dead(t.Context(), 10); err != nil || len(dead) != 0 {
+		t.Errorf("what was delivered is dead: %v, %v", dead, err)
+	}
+	e.deliver(1)
+	e.same("received", e.rcv.ids(), a, b, "evt_003")
+}
+
+// refuses is a receiver that is gone.
+type refuses struct{ *receiver }
+
+func (refuses) RoundTrip(*http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: http.StatusGone, Header: http.Header{}, Body: http.NoBody}, nil
 }
 
 // Events of other tenants stand in the same order of what is due; they are left
@@ -730,6 +796,22 @@ func TestClockGoesBack(t *testing.T) {
 	e.deliver(3)
 	got := slices.DeleteFunc(e.rcv.ids(), func(id string) bool { return id == c })
 	e.same("received", got, a, a, b)
+}
+
+// What the clock put far ahead is found behind what is not due yet.
+func TestClockGoesBackBehindOthers(t *testing.T) {
+	e := open(t, openBadger(t))
+	const decade = 10 * 365 * 24 * time.Hour
+	e.rcv.says = func(attempt) int { return 500 }
+	e.add("cus_1") // fails, and is due in five seconds
+	e.deliver(0)
+	e.rcv.says = nil
+	e.advance(decade)
+	b := e.add("cus_2")
+	e.advance(-decade)
+	e.deliver(1)
+	got := e.rcv.ids()
+	e.same("received last", got[len(got)-1:], b)
 }
 
 func TestNew(t *testing.T) {
@@ -844,11 +926,41 @@ func TestCrashes(t *testing.T) {
 	}
 	db := openBadger(t)
 	for seed := range seeds {
-		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { crashes(t, db, seed) })
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { crashes(t, db, db, seed) })
 	}
 }
 
-func crashes(t *testing.T, db store.Store, seed uint64) {
+// TestPostgres does the same over a real PostgreSQL, with a pool of
+// connections for each node.
+func TestPostgres(t *testing.T) {
+	srv := pgtest.Start(t, pgtest.NoSync())
+	dsn := srv.DSN(srv.Database(t))
+	sealer, err := store.NewSealer(make([]byte, store.SealKeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dbs [2]store.Store
+	for i := range dbs {
+		db, err := postgres.Open(t.Context(), postgres.Options{DSN: dsn, Sealer: sealer})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { db.Close() })
+		dbs[i] = db
+	}
+	t.Run("delivered", func(t *testing.T) { delivered(t, dbs[0]) })
+	t.Run("two nodes", func(t *testing.T) { twoNodes(t, dbs[0], dbs[1]) })
+	seeds := uint64(10)
+	if testing.Short() {
+		seeds = 3
+	}
+	for seed := range seeds {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { crashes(t, dbs[0], dbs[1], seed) })
+	}
+}
+
+// crashes has two nodes, each with a store over the same records.
+func crashes(t *testing.T, db, theirs store.Store, seed uint64) {
 	rnd := mrand.New(mrand.NewPCG(seed, 1))
 	e := open(t, db)
 	base := e.rcv
@@ -864,7 +976,7 @@ func crashes(t *testing.T, db store.Store, seed uint64) {
 	born := 0
 	boot := func(i int) {
 		born++
-		lives[i] = &mortal{Store: db, RoundTripper: base, rnd: mrand.New(mrand.NewPCG(seed, uint64(100+born))), faults: faults}
+		lives[i] = &mortal{Store: []store.Store{db, theirs}[i], RoundTripper: base, rnd: mrand.New(mrand.NewPCG(seed, uint64(100+born))), faults: faults}
 		e.opt.Transport = lives[i]
 		nodes[i] = e.node(fmt.Sprint("process ", born), lives[i])
 	}

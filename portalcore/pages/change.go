@@ -520,7 +520,7 @@ func (v *visit) checkAgain() {
 	case errors.Is(err, act.ErrNotFound):
 		v.notFound()
 	case err != nil && !errors.Is(err, context.Canceled):
-		v.unavailableChange("checking an intent", err)
+		v.unavailable("checking an intent", err)
 	default:
 		v.redirect(pathDone + v.arg)
 	}

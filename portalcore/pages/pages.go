@@ -497,15 +497,15 @@ func (v *visit) badRequest() {
 }
 
 // unavailable is the answer where our own store failed before anything was
-// done.
+// done. On the pages of a change that was sent before, whatever it was that
+// failed, nobody may read that nothing was charged.
 func (v *visit) unavailable(doing string, err error) {
-	v.storeFailed(doing, err, templates.Message{Kind: "unavailable"})
-}
-
-// unavailableChange is the answer where it failed under a change that was sent
-// before: nobody may read that nothing was charged.
-func (v *visit) unavailableChange(doing string, err error) {
-	v.storeFailed(doing, err, templates.Message{Kind: "unavailable_change", Href: pathDone + v.arg, Link: linkRetry})
+	m := templates.Message{Kind: "unavailable"}
+	switch strings.TrimSuffix(v.r.URL.Path, v.arg) {
+	case pathDone, pathState, pathReturn, pathLeave:
+		m = templates.Message{Kind: "unavailable_change", Href: pathDone + v.arg, Link: linkRetry}
+	}
+	v.storeFailed(doing, err, m)
 }
 
 // notSignedOut is the answer where the store did not take a sign-out: the

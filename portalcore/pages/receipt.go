@@ -23,7 +23,7 @@ func (v *visit) intent() (journal.Intent, bool) {
 	case errors.Is(err, store.ErrNotFound):
 		v.notFound()
 	default:
-		v.unavailableChange("reading an intent", err)
+		v.unavailable("reading an intent", err)
 	}
 	return journal.Intent{}, false
 }

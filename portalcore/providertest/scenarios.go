@@ -1138,11 +1138,11 @@ func eventOf(customer string) string {
 
 // signEvent signs as Stripe does, with Stripe's own SDK.
 func signEvent(body string, at time.Time, secrets ...string) http.Header {
-	h := fmt.Sprintf("t=%d", at.Unix())
+	h := []string{fmt.Sprintf("t=%d", at.Unix())}
 	for _, secret := range secrets {
-		h += fmt.Sprintf(",v1=%x", webhook.ComputeSignature(at, []byte(body), secret))
+		h = append(h, fmt.Sprintf("v1=%x", webhook.ComputeSignature(at, []byte(body), secret)))
 	}
-	return http.Header{"Stripe-Signature": {h}}
+	return http.Header{"Stripe-Signature": {strings.Join(h, ",")}}
 }
 
 // takes parses an event that must be taken, and notes it.

@@ -251,8 +251,11 @@ func TestWebhookFaults(t *testing.T) {
 	e.rename(1)
 	e.wantHeard("reordered, and none follows", "customer.updated")
 	for _, bad := range []sandbox.WebhookFault{
-		{Kind: "lost", Times: 1}, {Kind: sandbox.WebhookDropped, Times: -1}, {Kind: sandbox.WebhookDropped, Times: 1001},
-		{Kind: sandbox.WebhookDelayed, Times: 1}, {Kind: sandbox.WebhookDelayed, Times: 1, Latency: time.Hour},
+		{Kind: "lost", Times: 1},
+		{Kind: sandbox.WebhookDropped, Times: -1},
+		{Kind: sandbox.WebhookDropped, Times: 1001},
+		{Kind: sandbox.WebhookDelayed, Times: 1},
+		{Kind: sandbox.WebhookDelayed, Times: 1, Latency: time.Hour},
 	} {
 		if e.hooks.Fault(bad) == nil {
 			t.Errorf("fault %+v", bad)

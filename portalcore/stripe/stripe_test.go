@@ -410,11 +410,16 @@ func TestAccountChain(t *testing.T) {
 		"POST /v1/invoices/create_preview":        slow(`{"object":"invoice","currency":"usd","total":1000}`),
 	}}
 	p, _ := open(t, f, stripe.Options{})
-	start := time.Now()
-	a, err := p.Account(t.Context(), "cus_1")
-	took := time.Since(start)
-	if err != nil {
-		t.Fatal(err)
+	var a billing.Account
+	took := time.Hour
+	for range 3 { // the machine may be busy once, the chain is always the same
+		f.seen = nil
+		start := time.Now()
+		var err error
+		if a, err = p.Account(t.Context(), "cus_1"); err != nil {
+			t.Fatal(err)
+		}
+		took = min(took, time.Since(start))
 	}
 	if limit := delay * 24 / 10; took > limit {
 		t.Errorf("took %s, the limit is %s", took, limit)
