@@ -47,8 +47,9 @@ const (
 	// much of it in one transaction.
 	sweepEvery = time.Minute
 	sweepBatch = 500
-	// rotateEvery is how often the portal asks whether its signing key is due.
-	rotateEvery = time.Hour
+	// rotateEvery is how often the portal asks for its signing keys: twice before
+	// another node signs with one that it has made.
+	rotateEvery = session.KeyAhead / 2
 	// resolveEvery is how often the catalogue is read again.
 	resolveEvery = 10 * time.Minute
 	// retryResolve is how soon it is tried again after a failure.
@@ -86,8 +87,8 @@ type Portal struct {
 
 // ownKeys are the portal's signing keys with the trust that is built on them.
 type ownKeys struct {
-	current link.Key
-	trust   *link.Trust
+	all   []link.Key // the one to sign with first
+	trust *link.Trust
 }
 
 // ownIssuer is the "iss" of the portal's own links.
@@ -155,7 +156,7 @@ func New(o Options) (*Portal, error) {
 	}
 	p.api, err = vendorapi.New(vendorapi.Options{
 		Tenant: t.Name, Origin: t.Origin, Keys: t.APIKeys, Store: o.Store, Sessions: p.sessions, Find: o.Provider.Find,
-		Sign:   func(c link.Claims) (string, error) { return link.Mint(p.keys.Load().current, c) },
+		Sign:   func(c link.Claims) (string, error) { return link.Mint(p.keys.Load().all[0], c) },
 		Issuer: ownIssuer, AllowedReturn: allowed, DefaultReturn: t.ReturnTo[0],
 		Configurations: slices.DeleteFunc(slices.Sorted(maps.Keys(policies)), func(n string) bool { return n == "" }),
 		LiveMode:       caps.LiveMode, Log: o.Logger, Now: o.Now, Rand: o.Rand,
@@ -230,7 +231,8 @@ func (p *Portal) loadKeys(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if old := p.keys.Load(); old != nil && old.current.ID == keys[0].ID {
+	same := func(a, b link.Key) bool { return a.ID == b.ID }
+	if old := p.keys.Load(); old != nil && slices.EqualFunc(old.all, keys, same) {
 		return nil
 	}
 	issuers := append([]link.Issuer{{Name: ownIssuer, Own: true, Keys: keys}}, p.tenant.Trust...)
@@ -238,7 +240,7 @@ func (p *Portal) loadKeys(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.keys.Store(&ownKeys{current: keys[0], trust: trust})
+	p.keys.Store(&ownKeys{all: keys, trust: trust})
 	return nil
 }
 

@@ -12,18 +12,25 @@ import (
 	"github.com/portalcore/caddy-billing-portal/portalcore/store"
 )
 
-// KeyLife is how long the portal signs its own links with one key. The key
-// before it stays valid for verification, far longer than a link lives.
-const KeyLife = 30 * 24 * time.Hour
+const (
+	// KeyLife is how long the portal signs its own links with one key. The key
+	// before it stays valid for verification, far longer than a link lives.
+	KeyLife = 30 * 24 * time.Hour
+	// KeyAhead is how long a new key is only verified with, where there is another
+	// one to sign with: every node has read it by the time that one signs with it.
+	// Nodes call OwnKeys at least twice in that time.
+	KeyAhead = 2 * time.Hour
+)
 
 type ownKey struct {
 	Private []byte    `json:"private"` // PKCS #8; the store seals it
 	Created time.Time `json:"created"`
 }
 
-// OwnKeys returns the keys that a tenant's portal signs its own links with,
-// the current one first. They live in the store and nowhere else; the first
-// call makes them, and a later one rotates them once KeyLife has passed.
+// OwnKeys returns the keys that a tenant's portal verifies its own links with,
+// and first the one that it signs them with. They live in the store and nowhere
+// else; the first call makes one, and a later one the next once KeyLife has
+// passed, which is signed with when it is KeyAhead old.
 func OwnKeys(ctx context.Context, s store.Store, tenant string, random io.Reader, now time.Time) ([]link.Key, error) {
 	fresh, err := link.GenerateKey(random)
 	if err != nil {
@@ -58,6 +65,10 @@ func OwnKeys(ctx context.Context, s store.Store, tenant string, random io.Reader
 	})
 	if err != nil {
 		return nil, fmt.Errorf("session: link keys of %s: %w", tenant, err)
+	}
+	// The newest is first. It waits until the other nodes know it.
+	if len(kept) > 1 && now.Sub(kept[0].Created) < KeyAhead {
+		kept[0], kept[1] = kept[1], kept[0]
 	}
 	keys := make([]link.Key, len(kept))
 	for i, k := range kept {

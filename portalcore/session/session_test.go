@@ -395,12 +395,16 @@ func TestOwnKeysLastAndRotate(t *testing.T) {
 		t.Errorf("a second start made new keys: %v, %v", first, again)
 	}
 	c.advance(session.KeyLife)
+	if ahead := keys(); len(ahead) != 2 || ahead[0].ID != first[0].ID || ahead[1].ID == first[0].ID {
+		t.Errorf("a key was signed with as soon as it was made: %v, want %v and a new one", ahead, first)
+	}
+	c.advance(session.KeyAhead)
 	second := keys()
 	if len(second) != 2 || second[0].ID == first[0].ID || second[1].ID != first[0].ID {
 		t.Errorf("after the key's life: %v, want a new key and %v", second, first)
 	}
 	c.advance(session.KeyLife)
-	if third := keys(); len(third) != 2 || third[1].ID != second[0].ID {
+	if third := keys(); len(third) != 2 || third[0].ID != second[0].ID || third[1].ID == first[0].ID {
 		t.Errorf("a third: %v", third)
 	}
 }
