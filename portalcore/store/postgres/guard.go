@@ -146,6 +146,7 @@ func (s *Store) renew(ctx context.Context) error {
 	}
 	var reason string
 	var was, is identity
+	var g store.Guard
 	err = s.update(ctx, true, func(tx store.Tx) error {
 		t := tx.(*transaction)
 		reason, is = "", identity{}
@@ -153,9 +154,9 @@ func (s *Store) renew(ctx context.Context) error {
 		if err := t.conn.QueryRow(t.ctx, sqlIdentify).Scan(&is.System, &micros, &is.Timeline, &is.Started); err != nil {
 			return t.failed(err)
 		}
-		now := s.now().UTC().Round(0)
+		now, theirs := s.now().UTC().Round(0), time.UnixMicro(micros).UTC()
 		is.HighWater = now
-		if theirs := time.UnixMicro(micros).UTC(); theirs.Before(now) {
+		if theirs.Before(now) {
 			is.HighWater = theirs
 		}
 		known, err := s.known(t)
@@ -182,8 +183,13 @@ func (s *Store) renew(ctx context.Context) error {
 			}
 		}
 		if reason != "" {
-			g := fresh
+			g = fresh
 			g.Reason, g.Restored = reason, old.Restored
+			// What other nodes took before must not pass because this node's
+			// clock is slow.
+			if theirs.After(g.Cutoff) {
+				g.Cutoff = theirs
+			}
 			if known != nil && was.System != is.System {
 				g.Restored = g.Cutoff
 			}
@@ -199,7 +205,7 @@ func (s *Store) renew(ctx context.Context) error {
 	})
 	if err == nil && reason != "" {
 		s.log.Info("new store generation; redirect tokens from before are refused",
-			zap.String("reason", reason), zap.Time("cutoff", fresh.Cutoff))
+			zap.String("reason", reason), zap.Time("cutoff", g.Cutoff))
 	}
 	return err
 }

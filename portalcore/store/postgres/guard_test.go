@@ -30,7 +30,7 @@ func TestGuardStays(t *testing.T) {
 	c := clockAt(time.Now())
 	a := mustOpen(t, dsn, Options{Now: c.now})
 	first := guardOf(t, a)
-	if first.Reason != "the store is new" || !first.Restored.IsZero() || first.Cutoff.After(c.now()) {
+	if first.Reason != "the store is new" || !first.Restored.IsZero() || first.Cutoff.After(time.Now()) {
 		t.Errorf("the first guard: %+v", first)
 	}
 	b := mustOpen(t, dsn, Options{Now: c.now})
@@ -83,7 +83,7 @@ func TestGuardClock(t *testing.T) {
 	}
 	c.set(now.Add(-3 * time.Hour))
 	second := guardOf(t, a)
-	if second.Generation == first.Generation || second.Reason != "the wall clock went backwards" || !second.Cutoff.Equal(c.now()) {
+	if second.Generation == first.Generation || second.Reason != "the wall clock went backwards" || second.Cutoff.Before(now) {
 		t.Errorf("after the clock went back: %+v", second)
 	}
 	if g := guardOf(t, a); g != second {
@@ -276,5 +276,25 @@ func TestWatch(t *testing.T) {
 	eventually(t, "the guard is renewed", func() bool { return string(sealed()) != old })
 	if g := guardOf(t, s); g.Reason != "the database server was restarted" {
 		t.Errorf("%+v", g)
+	}
+}
+
+// TestGuardCutoff lets the node with the slow clock be the one that sees what
+// may be forgotten: what the others accepted until then is refused.
+func TestGuardCutoff(t *testing.T) {
+	dsn := fresh(t)
+	a := mustOpen(t, dsn, Options{})
+	first := guardOf(t, a)
+	slow := mustOpen(t, dsn, Options{Now: func() time.Time { return time.Now().Add(-20 * time.Minute) }})
+	before := ask[time.Time](t, dsn, `select clock_timestamp()`)
+	err := a.update(t.Context(), true, func(tx store.Tx) error {
+		return tx.Put(identityKey, []byte(`{"timeline":"00000001","started":1,"system":"another"}`))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := guardOf(t, slow)
+	if g.Generation == first.Generation || g.Cutoff.Before(before) || !g.Restored.Equal(g.Cutoff) {
+		t.Errorf("began before %s by the server's clock: %+v", before, g)
 	}
 }
