@@ -309,9 +309,10 @@ func checkWALs(dir string, ids []uint64, newest uint64, closed, closing bool) (a
 			return all, "", damaged(dir, name, "its end is missing")
 		case w.after > 1:
 			return all, "", damaged(dir, name, fmt.Sprintf("at least %d updates cannot be read from byte %d on", w.after, w.end))
-		case w.after == 1:
+		case w.after == 1, w.torn:
 			// Written in another order than it was meant to be, before a power
-			// failure, or damaged: the machine cannot tell.
+			// failure, or damaged: the machine cannot tell. A process that is killed
+			// leaves whole entries and nothing behind them.
 			doubt = fmt.Sprintf("the last update in %s is damaged", name)
 		}
 		if w.first == 0 {
@@ -353,6 +354,7 @@ type wal struct {
 	first, last uint64 // versions of the transactions; 0 for none
 	end         int    // where the last whole transaction ends
 	after       int    // ends of transactions that can be found behind it
+	torn        bool   // something that is no entry follows the last whole one
 }
 
 // readWAL reads a write-ahead log as Badger will. An entry is: meta, user meta,
@@ -361,7 +363,8 @@ type wal struct {
 func readWAL(data []byte) wal {
 	w := wal{end: walHeader}
 	pending := uint64(0)
-	for at := walHeader; ; {
+	at := walHeader
+	for {
 		e, ok := readWALEntry(data[at:])
 		if !ok {
 			break
@@ -388,6 +391,7 @@ func readWAL(data []byte) wal {
 		}
 		w.last = max(w.last, e.version)
 	}
+	w.torn = len(bytes.Trim(data[at:], "\x00")) > 0
 	return w.look(data)
 }
 
