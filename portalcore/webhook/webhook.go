@@ -32,8 +32,13 @@ const (
 	// own, but sends the same events to Amazon EventBridge, which takes 256 KiB;
 	// an object in an event carries at most ten entries of each of its lists.
 	maxBody = 1 << 20
-	// maxAtOnce bounds the memory that requests whose signature is not checked
-	// yet can take: maxAtOnce * maxBody. Stripe sends again what gets a 503.
+	// usualBody is what every request may send; nearly all events are smaller.
+	usualBody = 64 << 10
+	// maxAtOnce is how many requests may send more at a time, which bounds the
+	// memory that senders whose signature is not checked yet can take. Usual ones
+	// need no place, so that a stranger who takes all of them keeps nothing but
+	// large events out, and those for as long as readTimeout: Stripe sends again
+	// what gets a 503.
 	maxAtOnce = 64
 	// readTimeout is how long the body may take.
 	readTimeout = 10 * time.Second
@@ -74,7 +79,7 @@ type Options struct {
 //	405  not a POST
 //	413  larger than 1 MiB
 //	415  compressed
-//	503  the store cannot take it now, or too many at once: send it again
+//	503  the store cannot take it now, or too many large ones at once: send it again
 type Handler struct {
 	o       Options
 	slots   chan struct{}
@@ -102,17 +107,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusMethodNotAllowed, "This address takes events by POST.")
 		return
 	}
-	select {
-	case h.slots <- struct{}{}:
-		defer func() { <-h.slots }()
-	default:
-		w.Header().Set("Retry-After", "5")
-		answer(w, http.StatusServiceUnavailable, "Too many events at once. Please send it again.")
-		return
-	}
-	body, status, err := read(w, r)
+	body, status, err := h.read(w, r)
 	if err != nil {
 		h.refuse(r, id, status, err)
+		if status == http.StatusServiceUnavailable {
+			w.Header().Set("Retry-After", "5")
+		}
 		answer(w, status, http.StatusText(status)+".")
 		return
 	}
@@ -145,8 +145,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// errTooMany says that too many large events are being read.
+var errTooMany = errors.New("too many large events at once")
+
 // read reads the whole body as it is.
-func read(w http.ResponseWriter, r *http.Request) (body []byte, status int, err error) {
+func (h *Handler) read(w http.ResponseWriter, r *http.Request) (body []byte, status int, err error) {
 	if e := r.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
 		return nil, http.StatusUnsupportedMediaType, errors.New("the body is compressed, which the provider's are not")
 	}
@@ -156,15 +159,35 @@ func read(w http.ResponseWriter, r *http.Request) (body []byte, status int, err 
 	// Not every writer has deadlines; a server's does.
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Now().Add(readTimeout))
-	body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	_ = rc.SetReadDeadline(time.Time{})
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("the body is larger than %d bytes", maxBody)
+	all := http.MaxBytesReader(w, r.Body, maxBody)
+	body, err = io.ReadAll(io.LimitReader(all, usualBody))
+	if err == nil && len(body) == usualBody {
+		var rest []byte
+		rest, err = h.readRest(all)
+		body = append(body, rest...)
 	}
-	if err != nil {
+	_ = rc.SetReadDeadline(time.Time{})
+	_, large := errors.AsType[*http.MaxBytesError](err)
+	switch {
+	case errors.Is(err, errTooMany):
+		return nil, http.StatusServiceUnavailable, err
+	case large:
+		return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("the body is larger than %d bytes", maxBody)
+	case err != nil:
 		return nil, http.StatusBadRequest, errors.New("the body did not arrive")
 	}
 	return body, 0, nil
+}
+
+// readRest reads what is more than usual, if there is a place for it.
+func (h *Handler) readRest(r io.Reader) ([]byte, error) {
+	select {
+	case h.slots <- struct{}{}:
+		defer func() { <-h.slots }()
+		return io.ReadAll(r)
+	default:
+		return nil, errTooMany
+	}
 }
 
 // note makes the customer's account be looked at again, once for each event. It

@@ -422,29 +422,27 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// No more than so many bodies are in memory at once, and a sender that does
-// not send its body is cut off.
+// Strangers who send slowly keep no usual event out, and large ones only until
+// they are cut off.
 func TestSlowBodies(t *testing.T) {
 	t.Parallel() // it waits
 	e := open(t, secret)
 	srv := httptest.NewServer(e)
 	defer srv.Close()
-	var conns []net.Conn
-	defer func() {
-		for _, c := range conns {
-			c.Close()
-		}
-	}()
 	for range 64 {
-		c, err := net.Dial("tcp", srv.Listener.Addr().String())
-		if err != nil {
-			t.Fatal(err)
+		for _, begun := range []string{"{", "{" + strings.Repeat(" ", 64<<10)} {
+			c, err := net.Dial("tcp", srv.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			fmt.Fprintf(c, "POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n%s", begun)
 		}
-		conns = append(conns, c)
-		fmt.Fprintf(c, "POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
 	}
-	post := func() int {
-		b := body("evt_1", "invoice.paid", "cus_known")
+	n := 0
+	post := func(pad int) int {
+		n++
+		b := body(fmt.Sprintf("evt_%d", n), "invoice.paid", "cus_known") + strings.Repeat(" ", pad)
 		r, err := http.NewRequest(http.MethodPost, srv.URL+webhook.Path, strings.NewReader(b))
 		if err != nil {
 			t.Fatal(err)
@@ -459,15 +457,18 @@ func TestSlowBodies(t *testing.T) {
 	}
 	full := false
 	for range 100 {
-		if full = post() == 503; full {
+		if got := post(0); got != http.StatusOK {
+			t.Fatalf("a usual event beside slow senders: %d", got)
+		}
+		if full = post(100<<10) == http.StatusServiceUnavailable; full {
 			break
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
 	if !full {
-		t.Error("a sixty-fifth request was read beside sixty-four slow ones")
+		t.Error("a sixty-fifth large event was read beside sixty-four slow ones")
 	}
-	for deadline := time.Now().Add(30 * time.Second); post() != 200; time.Sleep(200 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); post(100<<10) != http.StatusOK; time.Sleep(200 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the slow ones were not cut off")
 		}
