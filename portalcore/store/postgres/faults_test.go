@@ -353,20 +353,38 @@ func TestStandbyGone(t *testing.T) {
 	// A caller that goes away leaves it as it is, too.
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if err := put(ctx, s, "cancelled", "2"); !errors.Is(err, store.ErrUnknown) {
+	began = time.Now()
+	if err := put(ctx, s, "cancelled", "2"); !errors.Is(err, store.ErrUnknown) || errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("with a caller's deadline: %v", err)
+	}
+	if d := time.Since(began); d > 900*time.Millisecond {
+		t.Errorf("with a deadline of 300ms it took %s", d)
 	}
 	if got := get(t, other, "k") + get(t, other, "cancelled"); got != "1<none>" {
 		t.Errorf("others read %q, which no standby has", got)
 	}
-	// As many sessions wait at the server as the pool has, and no more.
-	for range 6 {
-		if err := put(t.Context(), s, "more", "2"); err == nil {
-			t.Error("acknowledged without the standby")
+	// Two of four connections wait at the server now, and no further commit is
+	// sent: it says so, soon without waiting, and reads go on.
+	each(6, func(int) {
+		if err := put(t.Context(), s, "more", "2"); !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("with as many commits waiting as may: %v", err)
 		}
+	})
+	began = time.Now()
+	if err := put(t.Context(), s, "more", "2"); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("and again: %v", err)
 	}
-	if n := ask[int](t, srv.DSN(db), `select count(*)::int from pg_stat_activity where wait_event = 'SyncRep'`); n < 2 || n > 4 {
-		t.Errorf("%d sessions wait for the standby, want at most 4", n)
+	for range 5 {
+		if got := get(t, s, "k"); got != "1" {
+			t.Errorf("reads %q", got)
+		}
+		guardOf(t, s)
+	}
+	if d := time.Since(began); d > 500*time.Millisecond {
+		t.Errorf("a refusal and ten reads took %s", d)
+	}
+	if n := ask[int](t, srv.DSN(db), `select count(*)::int from pg_stat_activity where wait_event = 'SyncRep'`); n != 2 {
+		t.Errorf("%d sessions wait for the standby, want 2", n)
 	}
 	// A store that is closed meanwhile does not ask the server to stop waiting:
 	// that would apply the commit here alone.

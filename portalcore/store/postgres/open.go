@@ -44,7 +44,8 @@ type Options struct {
 	Rand io.Reader
 
 	// MaxConns is the most connections that are open at a time. Default:
-	// DefaultMaxConns. Others wait.
+	// DefaultMaxConns. Others wait. Updates have at most all but two of them
+	// (and at least one), so that reads go on when no commit is answered.
 	MaxConns int32
 
 	// ConnectTimeout bounds an attempt to connect to one host. Default:
@@ -99,6 +100,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	s := &Store{
 		pool: pool, sealer: o.Sealer, log: o.Logger, now: o.Now, random: o.Rand,
 		node: uuid.NewString(), patience: 2 * o.StatementTimeout, statement: o.StatementTimeout,
+		writers: make(chan struct{}, max(o.MaxConns-2, 1)),
 	}
 	s.beginUpdate, s.beginView = begins(o.StatementTimeout)
 	s.hold, s.stop = context.WithCancel(context.Background())

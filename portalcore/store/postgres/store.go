@@ -72,6 +72,12 @@ type Store struct {
 	patience  time.Duration
 	statement time.Duration // for a single read
 
+	// writers has one token for each update that has a connection, also for one
+	// whose commit nobody waits for any more. There are fewer than connections:
+	// reads find one when no commit is answered.
+	writers chan struct{}
+	stuck   atomic.Int64 // commits that were not answered within patience
+
 	locks keyLocks
 	runs  atomic.Int64 // of closures in updates, for measurements
 
@@ -103,11 +109,12 @@ func (s *Store) enter(ctx context.Context) error {
 func (s *Store) leave() { s.users.Done() }
 
 // Update implements store.Store. Where ctx has no earlier deadline it gives up
-// after twice the statement timeout. Canceling ctx ends it until the COMMIT is
-// sent; then it waits for the answer, as long again, since only that says what
-// became of it. It returns an error that wraps store.ErrUnavailable where the
-// server cannot be reached or takes no writes, and where others were faster
-// until the end.
+// after twice the statement timeout. Once the COMMIT is sent it waits for the
+// answer, as long again, since only that says what became of it; the end of
+// ctx is then store.ErrUnknown. It returns an error that wraps
+// store.ErrUnavailable where the server cannot be reached or takes no writes,
+// where others were faster until the end, and where as many commits as may run
+// at a time are waiting for a synchronous standby that is away.
 func (s *Store) Update(ctx context.Context, fn func(store.Tx) error) error {
 	if err := s.enter(ctx); err != nil {
 		return err
@@ -123,7 +130,7 @@ func (s *Store) update(parent context.Context, raw bool, fn func(store.Tx) error
 	defer func() { held.release() }()
 	r := retry{store: s, parent: parent}
 	for {
-		t, k, err := s.attempt(ctx, raw, &held, fn)
+		t, k, err := s.attempt(ctx, parent, raw, &held, fn)
 		if k == settled {
 			return err
 		}
@@ -138,20 +145,52 @@ func (s *Store) update(parent context.Context, raw bool, fn func(store.Tx) error
 	}
 }
 
-// attempt runs fn once. The error is final where the kind is settled.
-func (s *Store) attempt(ctx context.Context, raw bool, held *heldKeys, fn func(store.Tx) error) (t *transaction, k kind, err error) {
+// errStuck says that PostgreSQL answers no commit.
+var errStuck = errors.New("it takes no further commit before it has answered those it was sent (is its synchronous standby away?)")
+
+// writer waits for the turn to have a connection for an update.
+func (s *Store) writer(ctx context.Context) error {
+	select {
+	case s.writers <- struct{}{}:
+		return nil
+	default:
+	}
+	if s.stuck.Load() >= int64(cap(s.writers)) {
+		return unavailable(errStuck)
+	}
+	select {
+	case s.writers <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// attempt runs fn once. The error is final where the kind is settled. Ctx
+// bounds it until the commit, and parent, the caller's, the wait for that.
+func (s *Store) attempt(ctx, parent context.Context, raw bool, held *heldKeys, fn func(store.Tx) error) (t *transaction, k kind, err error) {
 	t = &transaction{ctx: ctx, store: s, raw: raw, writes: map[string][]byte{}, reads: map[string]bool{}}
-	t.conn, err = s.pool.Acquire(ctx)
-	if err != nil {
-		return t, judge(err), err
+	if err := s.writer(ctx); err != nil {
+		if errors.Is(err, errStuck) {
+			return t, settled, err
+		}
+		return t, unreachable, err
 	}
 	committing := false
 	defer func() { // also when fn panics or ends its goroutine
 		t.done = true
-		if !committing {
+		if committing {
+			return
+		}
+		if t.conn != nil {
 			end(t.conn)
 		}
+		<-s.writers
 	}()
+	t.conn, err = s.pool.Acquire(ctx)
+	if err != nil {
+		return t, judge(err), err
+	}
 	if _, err := t.conn.Exec(ctx, s.beginUpdate); err != nil {
 		return t, judge(err), err
 	}
@@ -179,23 +218,28 @@ func (s *Store) attempt(ctx context.Context, raw bool, held *heldKeys, fn func(s
 		return t, unreachable, err
 	}
 	committing = true
-	k, err = s.commit(t.conn, len(t.writes) > 0)
+	k, err = s.commit(parent, t.conn, len(t.writes) > 0)
 	return t, k, err
 }
 
 // commit commits and waits for the answer. A connection whose answer takes too
 // long is not closed: the server would go on waiting, and every further commit
-// would leave one more such session behind. It stays out of the pool until it
-// answers, so the pool's size bounds them.
-func (s *Store) commit(conn *pgxpool.Conn, wrote bool) (kind, error) {
+// would leave one more such session behind. It stays out of the pool, and keeps
+// its token of writers, until it answers: so they are bounded.
+func (s *Store) commit(ctx context.Context, conn *pgxpool.Conn, wrote bool) (kind, error) {
 	type answer struct {
 		kind kind
 		err  error
 	}
 	done := make(chan answer, 1)
 	s.loops.Go(func() {
+		overdue := time.AfterFunc(s.patience, func() { s.stuck.Add(1) })
 		k, err := commit(s.hold, conn, wrote)
+		if !overdue.Stop() {
+			s.stuck.Add(-1)
+		}
 		end(conn)
+		<-s.writers
 		done <- answer{k, err}
 	})
 	timer := time.NewTimer(s.patience)
@@ -205,6 +249,9 @@ func (s *Store) commit(conn *pgxpool.Conn, wrote bool) (kind, error) {
 		return a.kind, a.err
 	case <-timer.C:
 		return settled, fmt.Errorf("%w: PostgreSQL did not answer within %s (does its synchronous standby?)", store.ErrUnknown, s.patience)
+	case <-ctx.Done():
+		// Not wrapped: who sees context.Canceled may think that nothing changed.
+		return settled, fmt.Errorf("%w: PostgreSQL did not answer in the caller's time: %v", store.ErrUnknown, ctx.Err()) //nolint:errorlint // see above
 	}
 }
 
