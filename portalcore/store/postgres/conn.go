@@ -170,7 +170,7 @@ func judge(err error) kind {
 		switch {
 		case errors.Is(err, errStale):
 			return stale
-		case errors.Is(err, store.ErrSealed), errors.Is(err, errDecode):
+		case errors.Is(err, store.ErrSealed), errors.Is(err, errDecode), errors.Is(err, errSlow):
 			return settled
 		}
 		return unreachable

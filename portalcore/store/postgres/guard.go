@@ -33,11 +33,16 @@ import (
 // day, see session.Redeem; the tolerance is right for an hour). A clock that
 // ran ahead and was put back could therefore bring a swept link back to life
 // only if it went back by nearly as long.
-// The record keeps a high-water mark of the time; a node whose clock is behind
-// it by more than clockTolerance begins a new generation. The mark is the
-// lesser of the node's and the server's clock, so that one node whose clock is
-// ahead cannot make the others look late, and is written at most every
+// The record keeps a high-water mark of the time; a server whose clock is
+// behind it by more than clockTolerance begins a new generation. The mark is
+// the lesser of the node's and the server's clock, so that one node whose clock
+// is ahead cannot make the server look late, and is written at most every
 // clockStep.
+//
+// One node's clock begins none: a new generation does not put it right, and
+// would end everybody's links every few seconds. A node that is behind the
+// server by more than clockTolerance does not get the guard (errSlow), so that
+// it takes no link whose mark others have swept, and none that has expired.
 const (
 	clockTolerance = 30 * time.Minute
 	clockStep      = 5 * time.Minute
@@ -73,22 +78,29 @@ type identity struct {
 	HighWater time.Time `json:"high_water"`
 }
 
-const sqlServer = `substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8),
+const (
+	sqlServer = `substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8),
 	(extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint`
+	sqlClock = `, (extract(epoch from clock_timestamp()) * 1000000)::bigint`
+)
 
 const (
-	sqlGuard    = `select (select v from billing_portal_kv where k = $1), (select v from billing_portal_kv where k = $2), ` + sqlServer
-	sqlGuardAll = `select k, v, '', 0::bigint from billing_portal_kv where k = any($1) union all select null::bytea, null, ` + sqlServer
-	sqlIdentify = `select (select system_identifier::text from pg_control_system()), (extract(epoch from clock_timestamp()) * 1000000)::bigint, ` + sqlServer
+	sqlGuard    = `select (select v from billing_portal_kv where k = $1), (select v from billing_portal_kv where k = $2), ` + sqlServer + sqlClock
+	sqlGuardAll = `select k, v, '', 0::bigint, 0::bigint from billing_portal_kv where k = any($1) union all select null::bytea, null, ` + sqlServer + sqlClock
+	sqlIdentify = `select (select system_identifier::text from pg_control_system()), ` + sqlServer + sqlClock
 )
 
 // errStale says that the guard is not that of the server that answers, or of
 // this time: renew it and run again.
 var errStale = errors.New("store: the amnesia guard has to be renewed")
 
+// errSlow says that this node must not decide what is over.
+var errSlow = fmt.Errorf("%w: this node's clock is more than %s behind the database server's: put it right (or the server's)", store.ErrUnavailable, clockTolerance)
+
 // checkGuard compares the record beside the guard with the server that
-// answered. A store without one is not told from a changed one.
-func (s *Store) checkGuard(record []byte, answers server) error {
+// answered, and its clock (in microseconds) with the record's and ours. A store
+// without a record is not told from a changed one.
+func (s *Store) checkGuard(record []byte, answers server, micros int64) error {
 	if record == nil {
 		return errStale
 	}
@@ -96,8 +108,12 @@ func (s *Store) checkGuard(record []byte, answers server) error {
 	if err != nil {
 		return err
 	}
-	if id.server != answers || s.late(id) {
+	theirs := time.UnixMicro(micros)
+	if id.server != answers || id.late(theirs) {
 		return errStale
+	}
+	if s.now().Before(theirs.Add(-clockTolerance)) {
+		return errSlow
 	}
 	return nil
 }
@@ -113,17 +129,21 @@ func (s *Store) openIdentity(sealed []byte) (id identity, err error) {
 	return id, nil
 }
 
-func (s *Store) late(id identity) bool { return s.now().Before(id.HighWater.Add(-clockTolerance)) }
+// late reports whether the server's clock went backwards.
+func (id identity) late(server time.Time) bool {
+	return server.Before(id.HighWater.Add(-clockTolerance))
+}
 
 // getGuard is Get for the guard's key.
 func (t *transaction) getGuard() ([]byte, error) {
 	var sealed, record []byte
 	var answers server
-	err := t.conn.QueryRow(t.ctx, sqlGuard, guardKey, identityKey).Scan(&sealed, &record, &answers.Timeline, &answers.Started)
+	var micros int64
+	err := t.conn.QueryRow(t.ctx, sqlGuard, guardKey, identityKey).Scan(&sealed, &record, &answers.Timeline, &answers.Started, &micros)
 	if err != nil {
 		return nil, t.failed(err)
 	}
-	if err := t.store.checkGuard(record, answers); err != nil {
+	if err := t.store.checkGuard(record, answers, micros); err != nil {
 		return nil, t.failed(err)
 	}
 	if t.writes != nil {
@@ -151,7 +171,7 @@ func (s *Store) renew(ctx context.Context) error {
 		t := tx.(*transaction)
 		reason, is = "", identity{}
 		var micros int64
-		if err := t.conn.QueryRow(t.ctx, sqlIdentify).Scan(&is.System, &micros, &is.Timeline, &is.Started); err != nil {
+		if err := t.conn.QueryRow(t.ctx, sqlIdentify).Scan(&is.System, &is.Timeline, &is.Started, &micros); err != nil {
 			return t.failed(err)
 		}
 		now, theirs := s.now().UTC().Round(0), time.UnixMicro(micros).UTC()
@@ -174,8 +194,8 @@ func (s *Store) renew(ctx context.Context) error {
 			if old, err = store.ReadGuard(tx); err != nil && t.err != nil {
 				return err
 			}
-			reason = s.amnesia(was, is, err == nil)
-			if was.HighWater.After(is.HighWater) && !s.late(was) {
+			reason = amnesia(was, is, theirs, err == nil)
+			if was.HighWater.After(is.HighWater) && !was.late(theirs) {
 				is.HighWater = was.HighWater
 			}
 			if reason == "" && is.HighWater.Before(was.HighWater.Add(clockStep)) {
@@ -241,7 +261,7 @@ func (s *Store) known(t *transaction) (*identity, error) {
 }
 
 // amnesia says why the store may have forgotten something, "" if it has not.
-func (s *Store) amnesia(was, is identity, guarded bool) string {
+func amnesia(was, is identity, clock time.Time, guarded bool) string {
 	switch {
 	case !guarded, was == identity{}:
 		return "the store had no valid generation"
@@ -251,19 +271,19 @@ func (s *Store) amnesia(was, is identity, guarded bool) string {
 		return "the database is on another timeline: a standby was promoted, or a backup recovered"
 	case was.Started != is.Started:
 		return "the database server was restarted"
-	case s.late(was):
-		return "the wall clock went backwards"
+	case was.late(clock):
+		return "the database server's clock went backwards"
 	}
 	return ""
 }
 
 // watch keeps the guard fresh, and tells operators when the server goes and
-// comes back.
+// comes back, and when this node's clock is of no use.
 func (s *Store) watch(ctx context.Context) {
 	defer s.loops.Done()
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
-	reachable := true
+	reachable, slow := true, false
 	for {
 		select {
 		case <-ctx.Done():
@@ -271,9 +291,22 @@ func (s *Store) watch(ctx context.Context) {
 		case <-ticker.C:
 		}
 		err := s.look(ctx)
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return
+		}
+		if errors.Is(err, errSlow) {
+			if !slow {
+				s.log.Error("this node's clock is far behind the PostgreSQL server's; what needs a session is answered with 503 until one of them is put right",
+					zap.Duration("tolerance", clockTolerance))
+			}
+			slow, reachable = true, true
+			continue
+		}
+		if err == nil && slow {
+			s.log.Info("this node's clock agrees with the PostgreSQL server's again")
+			slow = false
+		}
+		switch {
 		case err != nil && reachable:
 			s.log.Error("PostgreSQL cannot be reached or takes no writes; sign-ins and changes are answered with 503 until it does", zap.Error(err))
 		case err == nil && !reachable:
@@ -304,15 +337,16 @@ func (s *Store) getAllGuarded(rows pgx.Rows) ([]store.Entry, error) {
 	var entries []store.Entry
 	var record []byte
 	var answers server
+	var clock int64
 	for rows.Next() {
 		var e store.Entry
 		var timeline string
-		var started int64
-		if err := rows.Scan(&e.Key, &e.Value, &timeline, &started); err != nil {
+		var started, micros int64
+		if err := rows.Scan(&e.Key, &e.Value, &timeline, &started, &micros); err != nil {
 			return nil, err
 		}
 		if e.Key == nil {
-			answers = server{timeline, started}
+			answers, clock = server{timeline, started}, micros
 			continue
 		}
 		if bytes.Equal(e.Key, identityKey) {
@@ -323,5 +357,5 @@ func (s *Store) getAllGuarded(rows pgx.Rows) ([]store.Entry, error) {
 	if err := rows.Err(); err != nil {
 		return nil, err
 	}
-	return entries, s.checkGuard(record, answers)
+	return entries, s.checkGuard(record, answers, clock)
 }

@@ -1,11 +1,16 @@
 package postgres
 
 import (
+	"encoding/json"
+	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/store"
 	"github.com/portalcore/caddy-billing-portal/portalcore/store/postgres/pgtest"
@@ -65,39 +70,117 @@ func TestGuardStays(t *testing.T) {
 	}
 }
 
-// TestGuardClock puts the wall clock back by more than the tolerance: what was
+// TestGuardClock has the server's clock behind the mark that it set: what was
 // swept by the later time may be accepted again.
 func TestGuardClock(t *testing.T) {
 	dsn := fresh(t)
-	now := time.Now().UTC()
-	c := clockAt(now.Add(-24 * time.Hour))
-	a := mustOpen(t, dsn, Options{Now: c.now})
-	first := guardOf(t, a)
-	c.set(now.Add(-2 * time.Hour)) // the high-water mark moves with it
-	if err := a.look(t.Context()); err != nil {
-		t.Fatal(err)
+	s := mustOpen(t, dsn, Options{})
+	first := guardOf(t, s)
+	mark := func() (at time.Time) {
+		t.Helper()
+		err := s.View(t.Context(), func(tx store.Tx) error {
+			value, err := tx.Get(identityKey)
+			if err != nil {
+				return err
+			}
+			var id identity
+			err = json.Unmarshal(value, &id)
+			at = id.HighWater
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return at
 	}
-	c.set(now.Add(-2*time.Hour - clockTolerance + clockStep + time.Second))
-	if g := guardOf(t, a); g != first {
+	setMark := func(at time.Time) { // as if the clock had been there
+		t.Helper()
+		err := s.update(t.Context(), true, func(tx store.Tx) error {
+			value, err := tx.Get(identityKey)
+			if err != nil {
+				return err
+			}
+			var id identity
+			if err := json.Unmarshal(value, &id); err != nil {
+				return err
+			}
+			id.HighWater = at
+			if value, err = json.Marshal(id); err != nil {
+				return err
+			}
+			return tx.Put(identityKey, value)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	setMark(time.Now().Add(-time.Hour))
+	if err := s.look(t.Context()); err != nil || time.Since(mark()) > time.Minute {
+		t.Errorf("the mark does not move: %s, %v", mark(), err)
+	}
+	setMark(time.Now().Add(clockTolerance - time.Minute))
+	if g := guardOf(t, s); g != first {
 		t.Errorf("within the tolerance: %+v", g)
 	}
-	c.set(now.Add(-3 * time.Hour))
-	second := guardOf(t, a)
-	if second.Generation == first.Generation || second.Reason != "the wall clock went backwards" || second.Cutoff.Before(now) {
+	before := time.Now()
+	setMark(before.Add(clockTolerance + time.Minute))
+	second := guardOf(t, s)
+	if second.Generation == first.Generation || second.Reason != "the database server's clock went backwards" || second.Cutoff.Before(before.Add(-time.Second)) {
 		t.Errorf("after the clock went back: %+v", second)
 	}
-	if g := guardOf(t, a); g != second {
-		t.Errorf("and again: %+v", g)
+	if g := guardOf(t, s); g != second || time.Since(mark()) > time.Minute {
+		t.Errorf("and again: %+v, the mark %s", g, mark())
 	}
 	// The mark never passes the server's clock: a node that is ahead by days
-	// does not make the others look late.
-	c.set(now.Add(240 * time.Hour))
-	if err := a.look(t.Context()); err != nil {
-		t.Fatal(err)
+	// does not make it look late.
+	setMark(time.Now().Add(-time.Hour))
+	ahead := mustOpen(t, dsn, Options{Now: clockAt(time.Now().Add(240 * time.Hour)).now})
+	if err := ahead.look(t.Context()); err != nil || time.Since(mark()) < 0 || time.Since(mark()) > time.Minute {
+		t.Errorf("a node that is ahead sets the mark to %s, %v", mark(), err)
 	}
-	c.set(now)
-	if g := guardOf(t, a); g != second {
-		t.Errorf("after a clock that was ahead was put right: %+v", g)
+	if g := guardOf(t, s); g != second {
+		t.Errorf("after a node that is ahead: %+v", g)
+	}
+}
+
+// TestGuardSlowNode has nodes whose clocks are behind the server's: they begin
+// no generation, and beyond the tolerance they do not get the guard. What needs
+// none goes on, and the operator reads of it once.
+func TestGuardSlowNode(t *testing.T) {
+	dsn := fresh(t)
+	a := mustOpen(t, dsn, Options{})
+	first := guardOf(t, a)
+	core, logs := observer.New(zap.ErrorLevel)
+	c := clockAt(time.Now().Add(-clockTolerance - 10*time.Minute))
+	slow := mustOpen(t, dsn, Options{Now: c.now, Logger: zap.New(core)})
+	read := func(tx store.Tx) error {
+		_, err := store.ReadGuard(tx)
+		return err
+	}
+	for range 3 {
+		_, err := slow.GetAll(t.Context(), store.GuardKey())
+		for what, err := range map[string]error{
+			"View": slow.View(t.Context(), read), "Update": slow.Update(t.Context(), read), "GetAll": err, "look": slow.look(t.Context()),
+		} {
+			if !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), "clock") {
+				t.Errorf("%s on the slow node: %v", what, err)
+			}
+		}
+		if g := guardOf(t, a); g != first {
+			t.Fatalf("the slow node began a generation: %+v", g)
+		}
+	}
+	if err := put(t.Context(), slow, "k", "1"); err != nil || get(t, slow, "k") != "1" {
+		t.Errorf("without the guard: %v", err)
+	}
+	eventually(t, "the log says so", func() bool { return logs.FilterMessageSnippet("clock").Len() > 0 })
+	time.Sleep(watchInterval + watchInterval/4)
+	if n := logs.Len(); n != 1 {
+		t.Errorf("%d errors are logged, want 1: %v", n, logs.All())
+	}
+	c.set(time.Now().Add(-clockTolerance + time.Minute))
+	if g := guardOf(t, slow); g != first {
+		t.Errorf("within the tolerance: %+v", g)
 	}
 }
 
