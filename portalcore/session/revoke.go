@@ -119,6 +119,23 @@ func (m *Manager) RevokeCustomer(ctx context.Context, customer string) error {
 	})
 }
 
+// Prepare writes the tenant's record where there is none, before anybody signs
+// in. Every Redeem reads it: PostgreSQL has no lock for what is not there that
+// readers could share, so that they would wait for one another.
+func (m *Manager) Prepare(ctx context.Context) error {
+	return m.Store.Update(ctx, func(tx store.Tx) error {
+		key := tenantKey(m.Tenant)
+		if _, err := tx.Get(key); !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		value, err := json.Marshal(TenantRecord{})
+		if err != nil {
+			return err
+		}
+		return tx.Put(key, value)
+	})
+}
+
 // RevokeTenant ends all sessions of all of the tenant's customers, on their
 // next request on every node.
 func (m *Manager) RevokeTenant(ctx context.Context) error {
