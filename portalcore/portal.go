@@ -38,6 +38,9 @@ import (
 const (
 	// recoverEvery is how often unsettled intents are looked for.
 	recoverEvery = 2 * time.Second
+	// startRecoveryAtMost is the longest pause before recovery at the start is
+	// tried again where it failed: it may read the whole journal.
+	startRecoveryAtMost = time.Minute
 	// deliverEvery is how often events are looked for that are due.
 	deliverEvery = time.Second
 	// quietFor is how long the same failure of background work is not logged
@@ -209,13 +212,16 @@ func (t *Tenant) renderer(caps billing.Capabilities) (*templates.Renderer, error
 	})
 }
 
-// Start reads or makes the tenant's keys, resolves the catalogue against the
+// Start reads or makes the tenant's keys and its record of sessions, resolves the catalogue against the
 // provider where it can be reached (a plan whose price is not there is an
 // error; a provider that does not answer is a warning, and the catalogue is
-// resolved later), and recovers what a dead process left behind.
+// resolved later). Run recovers what a dead process left behind.
 func (p *Portal) Start(ctx context.Context) error {
 	if err := p.loadKeys(ctx); err != nil {
 		return err
+	}
+	if err := p.sessions.Prepare(ctx); err != nil {
+		return fmt.Errorf("making the tenant's record of sessions: %w", err)
 	}
 	if err := p.resolve(ctx); err != nil {
 		if _, ok := errors.AsType[*unreachableError](err); !ok {
@@ -314,17 +320,13 @@ func (p *Portal) Run(ctx context.Context) {
 	defer loops.Wait()
 	// Recovery waits for the provider; the rest must not wait for it.
 	loops.Go(func() {
-		if _, err := p.corridor.Recover(ctx, true); err != nil && ctx.Err() == nil {
+		r := recovery{p: p}
+		if err := r.look(ctx); err != nil && ctx.Err() == nil {
 			p.log.Error("recovery at the start failed; it is tried again", zap.Error(err))
 		}
-		p.wakeDelivery()
 		// Woken by the provider's events, and by the clock all the same: an event
 		// may never come.
-		p.every(ctx, recoverEvery, p.wakeRecover, func() error {
-			_, err := p.corridor.Recover(ctx, false)
-			p.wakeDelivery()
-			return err
-		})
+		p.every(ctx, recoverEvery, p.wakeRecover, func() error { return r.look(ctx) })
 	})
 	if p.outbox != nil {
 		loops.Go(func() {
@@ -345,6 +347,31 @@ func (p *Portal) Run(ctx context.Context) {
 			resolving.told(ctx, p.resolve(ctx))
 		}
 	}
+}
+
+// recovery is the loop that recovers.
+type recovery struct {
+	p       *Portal
+	started bool // what processes left behind that are gone was looked at
+	failed  time.Time
+	pause   time.Duration // from failed on
+}
+
+// look recovers what is due. Until it got to its end once, it also looks at what
+// processes left behind that are gone.
+func (r *recovery) look(ctx context.Context) error {
+	defer r.p.wakeDelivery()
+	var startErr error
+	if !r.started && (r.pause == 0 || time.Since(r.failed) >= r.pause) {
+		if _, startErr = r.p.corridor.Recover(ctx, true); startErr == nil {
+			r.started = true
+			return nil
+		}
+		r.failed, r.pause = time.Now(), min(max(2*r.pause, recoverEvery), startRecoveryAtMost)
+		startErr = fmt.Errorf("looking at what was left behind: %w", startErr)
+	}
+	_, err := r.p.corridor.Recover(ctx, false)
+	return errors.Join(startErr, err)
 }
 
 // every does work at an interval, and when it is woken, until ctx ends.

@@ -1,13 +1,16 @@
 package portalcore_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -233,5 +236,52 @@ func TestCheckTenant(t *testing.T) {
 				t.Errorf("the error repeats a secret: %v", err)
 			}
 		})
+	}
+}
+
+// noIndex is a store that fails to read, once, whether the journal has all its
+// indexes: as if it had been away when the portal started.
+type noIndex struct {
+	store.Store
+	asked atomic.Int32
+}
+
+func (s *noIndex) GetAll(ctx context.Context, keys ...[]byte) ([][]byte, error) {
+	if bytes.Equal(keys[0], indexed) && s.asked.Add(1) == 1 {
+		return nil, fmt.Errorf("%w: gone", store.ErrUnavailable)
+	}
+	return s.Store.GetAll(ctx, keys...)
+}
+
+// indexed is the key that the journal writes when it has all its indexes.
+var indexed = store.Key("billing.example.com", "intents-indexed")
+
+// TestRecoveryAtTheStartIsTriedAgain holds that it is done at last.
+func TestRecoveryAtTheStartIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	st := &noIndex{Store: openStore(t)}
+	p, err := portalcore.New(portalcore.Options{Tenant: tenant(), Store: st, Provider: newProvider(t), Logger: zap.NewNop(), Process: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	if err := p.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ran := make(chan struct{})
+	go func() { p.Run(ctx); close(ran) }()
+	defer func() { stop(); <-ran }()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		values, err := st.Store.GetAll(t.Context(), indexed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if values[0] != nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the journal was never indexed; tried %d times", st.asked.Load())
+		}
 	}
 }
