@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -168,7 +169,7 @@ func (r *diskRun) kill(t *testing.T) {
 }
 
 // check opens the store and looks for what was acknowledged.
-func (r *diskRun) check(t *testing.T, dir string) {
+func (r *diskRun) check(t *testing.T, dir string, reasons ...string) {
 	t.Helper()
 	key, err := store.NewSealer(make([]byte, store.SealKeySize))
 	if err != nil {
@@ -198,8 +199,8 @@ func (r *diskRun) check(t *testing.T, dir string) {
 			}
 		}
 	}
-	if g := guardOf(t, s); !strings.Contains(g.Reason, "not closed cleanly") {
-		t.Errorf("guard %+v", g)
+	if g := guardOf(t, s); !slices.ContainsFunc(reasons, func(r string) bool { return strings.Contains(g.Reason, r) }) {
+		t.Errorf("guard %+v, want one of %q", g, reasons)
 	}
 }
 
@@ -345,7 +346,7 @@ func TestDiskIsFilled(t *testing.T) {
 			t.Logf("writes again after %v", time.Since(begin).Round(time.Millisecond))
 			r.more(t, 500, time.Minute, "after there is room again")
 			r.kill(t)
-			r.check(t, dir)
+			r.check(t, dir, "not closed cleanly")
 		})
 	}
 }
@@ -363,8 +364,18 @@ func TestDiskTurnsReadOnly(t *testing.T) {
 	err := exec.Command("mount", "-o", "remount,ro", disk).Run()
 	t.Logf("remounting read-only: %v", err)
 	if err != nil {
+		// Not while a sync is under way: ext4 (6.18) answers one with success
+		// although its journal failed meanwhile and what was written is lost.
+		if err := r.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = r.cmd.Process.Signal(syscall.SIGCONT) }()
+		time.Sleep(300 * time.Millisecond)
 		if out, err := exec.Command("mount", "-o", "remount,abort", disk).CombinedOutput(); err != nil {
 			t.Fatalf("aborting the file system: %v: %s", err, out)
+		}
+		if err := r.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+			t.Fatal(err)
 		}
 	}
 	var line string
@@ -412,7 +423,8 @@ func TestDiskTurnsReadOnly(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	r.check(t, filepath.Join(again, "store"))
+	// What was being written when the disk failed may be there in part.
+	r.check(t, filepath.Join(again, "store"), "not closed cleanly", "is damaged")
 }
 
 func copySparse(from, to string) error {
@@ -444,5 +456,5 @@ func TestOtherProcess(t *testing.T) {
 	}
 	r.more(t, 200, time.Minute, "afterwards")
 	r.kill(t)
-	r.check(t, dir)
+	r.check(t, dir, "not closed cleanly")
 }

@@ -353,7 +353,10 @@ func (s *Store) write(b *batch) error {
 	}
 	err := s.commit(txn)
 	time.Sleep(s.syncDelay)
-	return err
+	if err != nil {
+		return err
+	}
+	return alive(s.dir)
 }
 
 // Stats counts since the store was opened.
