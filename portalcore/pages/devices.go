@@ -27,8 +27,12 @@ const (
 )
 
 // mayEndOthers reports whether this person sees and ends other sessions of the
-// customer than their own.
+// customer than their own. A session that the vendor narrowed does not, whatever
+// its role: it was made for one task.
 func (v *visit) mayEndOthers() bool {
+	if v.sess.Permissions != nil {
+		return false
+	}
 	return v.sess.Role == policy.Owner || v.sess.Role == policy.Billing
 }
 

@@ -161,6 +161,29 @@ func TestEndDevices(t *testing.T) {
 
 // TestState holds what the script on the page of an intent that is being
 // checked asks, and who may ask.
+// TestNarrowedSessionEndsOnlyItself holds it for one that is narrowed to
+// something and one that is narrowed to nothing, with a role that may do all.
+func TestNarrowedSessionEndsOnlyItself(t *testing.T) {
+	e := newEnv(t)
+	ann := e.signedIn("cus_a")
+	for _, permissions := range [][]string{{}, {"update_details"}} {
+		bob := e.signedIn("cus_a", func(c *link.Claims) { c.Role, c.Permissions = "owner", permissions })
+		page := bob.get(templates.PathDevices).Body.String()
+		if strings.Contains(page, ann.id()) || strings.Contains(page, pathEndAll) {
+			t.Errorf("%q shows others' sessions", permissions)
+		}
+		for path, form := range map[string]url.Values{pathEndAll: {}, pathEndOne: {fieldSession: {ann.id()}}} {
+			if w := bob.post(path, form); w.Code != http.StatusForbidden {
+				t.Errorf("%q: %s: %d", permissions, path, w.Code)
+			}
+		}
+		if !ann.in() {
+			t.Fatalf("%q ended another's session", permissions)
+		}
+		location(t, bob.post(pathEndOne, url.Values{fieldSession: {bob.id()}}), pathSignedOut)
+	}
+}
+
 func TestState(t *testing.T) {
 	e := newEnv(t)
 	b := e.signedIn("cus_a")
