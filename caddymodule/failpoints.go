@@ -131,6 +131,11 @@ func (s dyingStore) Update(ctx context.Context, fn func(store.Tx) error) error {
 	return err
 }
 
+// SweepTurn is the store's own (store.Turns), which embedding it hides.
+func (s dyingStore) SweepTurn(ctx context.Context, tenant string, now time.Time) (bool, error) {
+	return sweepTurn(ctx, s.Store, tenant, now)
+}
+
 func failpointProvider(p billing.Provider) billing.Provider { return dyingProvider{p} }
 
 // dyingProvider is a provider with failpoints around what the portal sends.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -59,6 +60,19 @@ type OpenStore struct {
 
 	// attached is what a provider keeps with its store; nil for a portal's.
 	attached any
+}
+
+// SweepTurn is the store's own (store.Turns), which embedding it hides; it is
+// always this process's turn where the store has none.
+func (s OpenStore) SweepTurn(ctx context.Context, tenant string, now time.Time) (bool, error) {
+	return sweepTurn(ctx, s.Store, tenant, now)
+}
+
+func sweepTurn(ctx context.Context, s store.Store, tenant string, now time.Time) (bool, error) {
+	if turns, ok := s.(store.Turns); ok {
+		return turns.SweepTurn(ctx, tenant, now)
+	}
+	return true, nil
 }
 
 // BadgerStorage keeps everything in a directory of its own on this machine,
@@ -310,6 +324,7 @@ func (currentLog) Sync() error { return caddy.Log().Core().Sync() }
 
 // Interface guards
 var (
+	_ store.Turns           = OpenStore{}
 	_ Storage               = (*BadgerStorage)(nil)
 	_ caddy.Provisioner     = (*BadgerStorage)(nil)
 	_ caddyfile.Unmarshaler = (*BadgerStorage)(nil)
