@@ -312,7 +312,7 @@ func checkWALs(dir string, ids []uint64, newest uint64, closed, closing bool) (a
 		case w.after == 1, w.torn:
 			// Written in another order than it was meant to be, before a power
 			// failure, or damaged: the machine cannot tell. A process that is killed
-			// leaves whole entries and nothing behind them.
+			// leaves the beginning of an update, without the end that comes last.
 			doubt = fmt.Sprintf("the last update in %s is damaged", name)
 		}
 		if w.first == 0 {
@@ -354,7 +354,7 @@ type wal struct {
 	first, last uint64 // versions of the transactions; 0 for none
 	end         int    // where the last whole transaction ends
 	after       int    // ends of transactions that can be found behind it
-	torn        bool   // something that is no entry follows the last whole one
+	torn        bool   // the end of one, damaged, follows the last whole entry
 }
 
 // readWAL reads a write-ahead log as Badger will. An entry is: meta, user meta,
@@ -391,16 +391,36 @@ func readWAL(data []byte) wal {
 		}
 		w.last = max(w.last, e.version)
 	}
-	w.torn = len(bytes.Trim(data[at:], "\x00")) > 0
+	w.torn = nearMark(data[at:])
 	return w.look(data)
+}
+
+// walMark is the key of the entry that ends a transaction.
+var walMark = []byte("!badger!txn")
+
+// nearMark reports whether the key of such an entry is in data, one byte of it
+// damaged at most.
+func nearMark(data []byte) bool {
+	data = bytes.TrimRight(data, "\x00")
+	for i := 0; i+len(walMark) <= len(data); i++ {
+		wrong := 0
+		for j, c := range walMark {
+			if data[i+j] != c {
+				wrong++
+			}
+		}
+		if wrong <= 1 {
+			return true
+		}
+	}
+	return false
 }
 
 // look searches for ends of transactions behind w.end.
 func (w wal) look(data []byte) wal {
-	mark := []byte("!badger!txn")
 	rest := data[w.end:]
 	for {
-		i := bytes.Index(rest, mark)
+		i := bytes.Index(rest, walMark)
 		if i < 0 {
 			return w
 		}
@@ -411,7 +431,7 @@ func (w wal) look(data []byte) wal {
 				w.after++
 			}
 		}
-		rest = rest[i+len(mark):]
+		rest = rest[i+len(walMark):]
 	}
 }
 
