@@ -186,12 +186,20 @@ func (b *browser) arrive() {
 // themselves.
 func (b *browser) arriveAt(path string) {
 	b.t.Helper()
+	var last error
 	for range 300 {
-		if u, err := url.Parse(b.url()); err == nil && strings.HasPrefix(u.Path, path) {
-			b.run(chromedp.WaitReady("h1", chromedp.ByQuery))
-			return
+		// A page that is just being left cannot be asked.
+		var at string
+		last = chromedp.Run(b.ctx, chromedp.Location(&at))
+		if u, err := url.Parse(at); last == nil && err == nil && strings.HasPrefix(u.Path, path) {
+			if last = chromedp.Run(b.ctx, chromedp.WaitReady("h1", chromedp.ByQuery)); last == nil {
+				return
+			}
 		}
 		time.Sleep(20 * time.Millisecond)
+	}
+	if last != nil {
+		b.t.Fatalf("waiting for %s: %v", path, last)
 	}
 	b.t.Fatalf("still at %s, not at %s:\n%s", b.url(), path, b.text())
 }
