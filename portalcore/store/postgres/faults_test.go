@@ -328,6 +328,81 @@ func TestLockedOut(t *testing.T) {
 	}
 }
 
+// slowWriter is a backup's target that takes its time once.
+type slowWriter struct {
+	bytes.Buffer
+	pause time.Duration
+}
+
+func (w *slowWriter) Write(b []byte) (int, error) {
+	time.Sleep(w.pause)
+	w.pause = 0
+	return w.Buffer.Write(b)
+}
+
+// TestSlowBackup backs up to a target that is slower than an update may be, in
+// the middle of what is read: no deadline of the store's is for the whole.
+func TestSlowBackup(t *testing.T) {
+	s := mustOpen(t, fresh(t), Options{StatementTimeout: 500 * time.Millisecond})
+	const batches, each = 6, 15 // more than one page of the backup
+	for i := range batches {
+		err := s.Update(t.Context(), func(tx store.Tx) error {
+			for j := range each {
+				if err := tx.Put(store.Key("acme", "x", fmt.Sprint(i), fmt.Sprint(j)), make([]byte, 60<<10)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := &slowWriter{pause: 1500 * time.Millisecond}
+	info, err := store.Backup(t.Context(), s, w, store.BackupOptions{Sealer: sealer(t, 1), Now: time.Now()})
+	if err != nil || info.Entries != batches*each {
+		t.Fatalf("%d entries: %v", info.Entries, err)
+	}
+	to := mustOpen(t, fresh(t), Options{})
+	if got, err := store.Restore(t.Context(), to, &w.Buffer, store.RestoreOptions{Sealer: sealer(t, 1), Now: time.Now()}); err != nil || got.Entries != info.Entries {
+		t.Errorf("restored %d of %d entries: %v", got.Entries, info.Entries, err)
+	}
+}
+
+// TestViewFrozen stops the server's processes in the middle of a view: each
+// read is bounded, and so is the wait of a caller with a deadline.
+func TestViewFrozen(t *testing.T) {
+	srv := pgtest.Start(t)
+	s := mustOpen(t, srv.DSN(srv.Database(t)), Options{StatementTimeout: 400 * time.Millisecond, ConnectTimeout: 300 * time.Millisecond})
+	t.Cleanup(srv.Thaw)
+	for name, tc := range map[string]struct {
+		deadline time.Duration
+		want     error
+		max      time.Duration
+	}{
+		"no deadline":  {time.Hour, store.ErrUnavailable, 1800 * time.Millisecond},
+		"the caller's": {200 * time.Millisecond, context.DeadlineExceeded, 700 * time.Millisecond},
+	} {
+		eventually(t, "the server answers", func() bool { return s.View(t.Context(), func(store.Tx) error { return nil }) == nil })
+		ctx, cancel := context.WithTimeout(t.Context(), tc.deadline)
+		began := time.Now()
+		runs := 0
+		err := s.View(ctx, func(tx store.Tx) error {
+			runs++
+			srv.Freeze()
+			if _, err := tx.Scan(nil, nil, 10, false); err != nil {
+				return err
+			}
+			return nil
+		})
+		cancel()
+		if d := time.Since(began); !errors.Is(err, tc.want) || runs != 1 || d > tc.max {
+			t.Errorf("%s: %v after %s and %d runs, want %v", name, err, d, runs, tc.want)
+		}
+		srv.Thaw()
+	}
+}
+
 // TestStandbyGone takes the synchronous standby away. A commit that nobody
 // confirms is unknown, and is not there for others before the standby has it:
 // nobody must take it for durable.

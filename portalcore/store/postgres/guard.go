@@ -139,7 +139,9 @@ func (t *transaction) getGuard() ([]byte, error) {
 	var sealed, record []byte
 	var answers server
 	var micros int64
-	err := t.conn.QueryRow(t.ctx, sqlGuard, guardKey, identityKey).Scan(&sealed, &record, &answers.Timeline, &answers.Started, &micros)
+	ctx, cancel := t.bound()
+	defer cancel()
+	err := t.conn.QueryRow(ctx, sqlGuard, guardKey, identityKey).Scan(&sealed, &record, &answers.Timeline, &answers.Started, &micros)
 	if err != nil {
 		return nil, t.failed(err)
 	}

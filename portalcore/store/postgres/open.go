@@ -53,7 +53,8 @@ type Options struct {
 	ConnectTimeout time.Duration
 
 	// StatementTimeout bounds a statement. An update may take twice as long,
-	// and its commit, which waits for a synchronous standby, as long again.
+	// and its commit, which waits for a synchronous standby, as long again. A
+	// view may take as long as its caller lets it.
 	// Default: DefaultStatementTimeout.
 	StatementTimeout time.Duration
 }
@@ -114,6 +115,12 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	return s, nil
 }
 
+// idleView is how long a view may be idle between two reads. A backup is while
+// its target takes what was read, about 2 MiB: even 3 KiB a second is enough. A
+// view locks no rows. What it costs is room: vacuum keeps what its snapshot
+// sees, so one whose node has vanished does not stay for hours.
+const idleView = 15 * time.Minute
+
 // begins are the statements that begin an update and a view. Settings are made
 // for the transaction, because behind a pooler the next one may be another
 // server session's, or another client's.
@@ -124,7 +131,7 @@ func begins(statement time.Duration) (update, view string) {
 		select set_config('synchronous_commit', case current_setting('synchronous_commit') when 'remote_apply' then 'remote_apply' else 'on' end, true)`,
 		ms, ms*4/5, 2*ms)
 	view = fmt.Sprintf(`begin read only, isolation level repeatable read;
-		set local statement_timeout = %d; set local idle_in_transaction_session_timeout = %d`, ms, 2*ms)
+		set local statement_timeout = %d; set local idle_in_transaction_session_timeout = %d`, ms, max(2*ms, idleView.Milliseconds()))
 	return update, view
 }
 

@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -253,13 +252,13 @@ func TestReseal(t *testing.T) {
 		}
 	}
 	both := mustOpen(t, dsn, Options{Sealer: sealer(t, 2, 1)})
-	ctx, cancel := context.WithCancel(t.Context())
 	var writes atomic.Int64
+	var stop atomic.Bool
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for ctx.Err() == nil {
-			err := both.Update(ctx, func(tx store.Tx) error {
+		for !stop.Load() {
+			err := both.Update(t.Context(), func(tx store.Tx) error {
 				return tx.Put(store.Key("k", "00042"), fmt.Append(nil, writes.Load()+1))
 			})
 			if err == nil {
@@ -268,7 +267,7 @@ func TestReseal(t *testing.T) {
 		}
 	}()
 	resealed, err := both.Reseal(t.Context())
-	cancel()
+	stop.Store(true)
 	<-done
 	if err != nil || resealed < n {
 		t.Fatalf("sealed %d of %d anew, %v", resealed, n, err)
@@ -350,6 +349,17 @@ func TestTransactionSettings(t *testing.T) {
 				t.Errorf("with synchronous_commit=%s: %v, %v, want %v", tc.configured, got, err, want)
 			}
 			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		err = s.View(t.Context(), func(tx store.Tx) error {
+			var statement, idle string
+			err := tx.(*transaction).conn.QueryRow(t.Context(), `select current_setting('statement_timeout'), current_setting('idle_in_transaction_session_timeout')`).Scan(&statement, &idle)
+			if statement != "2s" || idle != "15min" {
+				t.Errorf("a view has %s and %s", statement, idle)
+			}
+			return err
 		})
 		if err != nil {
 			t.Error(err)

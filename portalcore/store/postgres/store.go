@@ -111,7 +111,7 @@ func (s *Store) leave() { s.users.Done() }
 // Update implements store.Store. Where ctx has no earlier deadline it gives up
 // after twice the statement timeout. Once the COMMIT is sent it waits for the
 // answer, as long again, since only that says what became of it; the end of
-// ctx is then store.ErrUnknown. It returns an error that wraps
+// ctx is then, a moment later, store.ErrUnknown. It returns an error that wraps
 // store.ErrUnavailable where the server cannot be reached or takes no writes,
 // where others were faster until the end, and where as many commits as may run
 // at a time are waiting for a synchronous standby that is away.
@@ -222,6 +222,10 @@ func (s *Store) attempt(ctx, parent context.Context, raw bool, held *heldKeys, f
 	return t, k, err
 }
 
+// commitGrace is how long a commit is waited for when its caller has gone: a
+// browser that hangs up makes an outcome unknown only where it is slow.
+const commitGrace = 200 * time.Millisecond
+
 // commit commits and waits for the answer. A connection whose answer takes too
 // long is not closed: the server would go on waiting, and every further commit
 // would leave one more such session behind. It stays out of the pool, and keeps
@@ -248,11 +252,20 @@ func (s *Store) commit(ctx context.Context, conn *pgxpool.Conn, wrote bool) (kin
 	case a := <-done:
 		return a.kind, a.err
 	case <-timer.C:
-		return settled, fmt.Errorf("%w: PostgreSQL did not answer within %s (does its synchronous standby?)", store.ErrUnknown, s.patience)
 	case <-ctx.Done():
+		timer.Reset(min(commitGrace, s.patience))
+		select {
+		case a := <-done:
+			return a.kind, a.err
+		case <-timer.C:
+		}
+		if !wrote {
+			return unreachable, ctx.Err()
+		}
 		// Not wrapped: who sees context.Canceled may think that nothing changed.
 		return settled, fmt.Errorf("%w: PostgreSQL did not answer in the caller's time: %v", store.ErrUnknown, ctx.Err()) //nolint:errorlint // see above
 	}
+	return settled, fmt.Errorf("%w: PostgreSQL did not answer within %s (does its synchronous standby?)", store.ErrUnknown, s.patience)
 }
 
 func commit(ctx context.Context, conn *pgxpool.Conn, wrote bool) (kind, error) {
@@ -297,33 +310,41 @@ func end(conn *pgxpool.Conn) {
 	conn.Release()
 }
 
-// View implements store.Store. It may run fn more than once.
+// View implements store.Store. It begins, and reads with each Get and Scan,
+// within twice the statement timeout; for how long in all is ctx's business,
+// because a backup may take hours. An error that wraps store.ErrUnavailable
+// says that it was in vain.
+//
+// Within that first time it runs fn again where the connection was lost or the
+// guard had to be renewed, also after fn has read something. An fn that does
+// more than read notes that it ran and refuses, as store.Backup's does.
 func (s *Store) View(ctx context.Context, fn func(store.Tx) error) error {
 	if err := s.enter(ctx); err != nil {
 		return err
 	}
 	defer s.leave()
 	r := retry{store: s, parent: ctx}
-	ctx, cancel := context.WithTimeout(ctx, s.patience)
+	begin, cancel := context.WithTimeout(ctx, s.patience)
 	defer cancel()
 	for {
-		k, err := s.view(ctx, fn)
+		k, err := s.view(ctx, begin, fn)
 		if k == settled {
 			return err
 		}
-		if err := r.again(ctx, k, err); err != nil {
+		if err := r.again(begin, k, err); err != nil {
 			return err
 		}
 	}
 }
 
-func (s *Store) view(ctx context.Context, fn func(store.Tx) error) (kind, error) {
-	conn, err := s.pool.Acquire(ctx)
+// view runs fn once. Begin bounds what comes before.
+func (s *Store) view(ctx, begin context.Context, fn func(store.Tx) error) (kind, error) {
+	conn, err := s.pool.Acquire(begin)
 	if err != nil {
 		return judge(err), err
 	}
 	defer end(conn)
-	if _, err := conn.Exec(ctx, s.beginView); err != nil {
+	if _, err := conn.Exec(begin, s.beginView); err != nil {
 		return judge(err), err
 	}
 	t := &transaction{ctx: ctx, store: s, conn: conn}

@@ -77,6 +77,14 @@ func (t *transaction) usable() error {
 	return t.err
 }
 
+// bound is the context of one statement. An update is bounded as a whole.
+func (t *transaction) bound() (context.Context, context.CancelFunc) {
+	if t.writes != nil {
+		return t.ctx, func() {}
+	}
+	return context.WithTimeout(t.ctx, t.store.patience)
+}
+
 // Get implements store.Tx.
 func (t *transaction) Get(key []byte) ([]byte, error) {
 	if err := t.usable(); err != nil {
@@ -94,8 +102,10 @@ func (t *transaction) Get(key []byte) ([]byte, error) {
 	if !t.raw && bytes.Equal(key, guardKey) {
 		return t.getGuard()
 	}
+	ctx, cancel := t.bound()
+	defer cancel()
 	var sealed []byte
-	err := t.conn.QueryRow(t.ctx, sqlGet, key).Scan(&sealed)
+	err := t.conn.QueryRow(ctx, sqlGet, key).Scan(&sealed)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return nil, t.failed(err)
 	}
@@ -234,6 +244,8 @@ func (t *transaction) changed(prefix, from []byte, reverse bool) []string {
 
 // rows reads the snapshot; the values are sealed.
 func (t *transaction) rows(prefix, from []byte, limit int, reverse bool) ([]store.Entry, error) {
+	ctx, cancel := t.bound()
+	defer cancel()
 	low, end := prefix, successor(prefix)
 	if low == nil {
 		low = []byte{}
@@ -246,16 +258,16 @@ func (t *transaction) rows(prefix, from []byte, limit int, reverse bool) ([]stor
 			low = from
 		}
 		if end == nil {
-			rows, err = t.conn.Query(t.ctx, sqlScanOpen, low, limit)
+			rows, err = t.conn.Query(ctx, sqlScanOpen, low, limit)
 		} else {
-			rows, err = t.conn.Query(t.ctx, sqlScan, low, end, limit)
+			rows, err = t.conn.Query(ctx, sqlScan, low, end, limit)
 		}
 	case from != nil && (end == nil || bytes.Compare(from, end) < 0):
-		rows, err = t.conn.Query(t.ctx, sqlReverseFrom, low, from, limit)
+		rows, err = t.conn.Query(ctx, sqlReverseFrom, low, from, limit)
 	case end == nil:
-		rows, err = t.conn.Query(t.ctx, sqlReverseOpen, low, limit)
+		rows, err = t.conn.Query(ctx, sqlReverseOpen, low, limit)
 	default:
-		rows, err = t.conn.Query(t.ctx, sqlReverse, low, end, limit)
+		rows, err = t.conn.Query(ctx, sqlReverse, low, end, limit)
 	}
 	if err != nil {
 		return nil, t.failed(err)
