@@ -22,7 +22,9 @@ func PutExpiring(tx Tx, tenant string, key, value []byte, at time.Time) error {
 // Turns is for stores that several processes have open at the same time, so
 // that one of them sweeps. Sweep does nothing while it is another one's turn.
 type Turns interface {
-	// SweepTurn reports whether it is this process's turn to sweep a tenant.
+	// SweepTurn reports whether it is this process's turn to sweep a tenant. It
+	// never is while now, or the process's own clock, is far ahead of what the
+	// processes agree on: what one sweeps is gone for all.
 	SweepTurn(ctx context.Context, tenant string, now time.Time) (bool, error)
 }
 

@@ -87,6 +87,7 @@ const (
 const (
 	sqlGuard    = `select (select v from billing_portal_kv where k = $1), (select v from billing_portal_kv where k = $2), ` + sqlServer + sqlClock
 	sqlGuardAll = `select k, v, '', 0::bigint, 0::bigint from billing_portal_kv where k = any($1) union all select null::bytea, null, ` + sqlServer + sqlClock
+	sqlMark     = `select (select v from billing_portal_kv where k = $1)` + sqlClock
 	sqlIdentify = `select (select system_identifier::text from pg_control_system()), ` + sqlServer + sqlClock
 )
 

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -14,6 +15,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/store"
 )
@@ -242,6 +245,83 @@ func TestSweepers(t *testing.T) {
 		if left() != 2 {
 			t.Errorf("both at once swept %v, %d keys left", got, left())
 		}
+	}
+}
+
+// TestSweepAhead has a node whose clock is fast: it deletes nothing that the
+// others still need, and the operator reads of it once.
+func TestSweepAhead(t *testing.T) {
+	dsn := fresh(t)
+	a := mustOpen(t, dsn, Options{})
+	c := clockAt(time.Now().Add(48 * time.Hour))
+	core, logs := observer.New(zap.ErrorLevel)
+	fast := mustOpen(t, dsn, Options{Now: c.now, Logger: zap.New(core)})
+	err := a.Update(t.Context(), func(tx store.Tx) error {
+		return store.PutExpiring(tx, "acme", store.Key("mark"), nil, time.Now().Add(24*time.Hour))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sweep := func(s store.Store, at time.Time) {
+		t.Helper()
+		if n, err := store.Sweep(t.Context(), s, "acme", at, 10); n != 0 || err != nil {
+			t.Errorf("swept %d, %v", n, err)
+		}
+	}
+	for range 2 {
+		sweep(fast, c.now())
+	}
+	if n := logs.FilterMessageSnippet("clock").Len(); n != 1 {
+		t.Errorf("%d errors are logged, want 1", n)
+	}
+	sweep(a, c.now()) // a caller whose time is not the node's
+	if get(t, a, "mark") != "" {
+		t.Error("the mark is gone")
+	}
+	turn := func(s *Store, at time.Time) bool {
+		t.Helper()
+		mine, err := s.SweepTurn(t.Context(), "other", at)
+		if err != nil {
+			t.Error(err)
+		}
+		return mine
+	}
+	if turn(fast, time.Now()) {
+		t.Error("a node that is ahead has the turn because its caller is not")
+	}
+	c.set(time.Now().Add(clockTolerance - 5*time.Minute))
+	if !turn(fast, c.now()) {
+		t.Error("no turn within the tolerance")
+	}
+	// Far past the mark, whatever the server's clock says. Nothing of this is
+	// committed: a watch would move the mark.
+	err = a.update(t.Context(), true, func(tx store.Tx) error {
+		tr := tx.(*transaction)
+		if ahead, err := a.ahead(tr, time.Now()); ahead || err != nil {
+			t.Errorf("with the mark as it is: %t, %v", ahead, err)
+		}
+		value, err := tx.Get(identityKey)
+		if err != nil {
+			return err
+		}
+		var id identity
+		if err := json.Unmarshal(value, &id); err != nil {
+			return err
+		}
+		id.HighWater = time.Now().Add(-clockTolerance - clockStep - time.Minute)
+		if value, err = json.Marshal(id); err != nil {
+			return err
+		}
+		if _, err := tr.conn.Exec(t.Context(), `update billing_portal_kv set v = $2 where k = $1`, identityKey, a.sealer.Seal(identityKey, value)); err != nil {
+			return tr.failed(err)
+		}
+		if ahead, err := a.ahead(tr, time.Now()); !ahead || err != nil {
+			t.Errorf("far past the mark: %t, %v", ahead, err)
+		}
+		return errUsed
+	})
+	if !errors.Is(err, errUsed) {
+		t.Fatal(err)
 	}
 }
 

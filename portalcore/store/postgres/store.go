@@ -77,6 +77,7 @@ type Store struct {
 	// reads find one when no commit is answered.
 	writers chan struct{}
 	stuck   atomic.Int64 // commits that were not answered within patience
+	early   atomic.Bool  // this node was found to be ahead, see SweepTurn
 
 	locks keyLocks
 	runs  atomic.Int64 // of closures in updates, for measurements
@@ -498,15 +499,18 @@ func broken(err error) bool {
 const sweepTurn = 3 * time.Minute
 
 // SweepTurn implements store.Turns with a record that says whose turn it is
-// and until when. Where clocks disagree two nodes may have it at once, which
-// costs retries and nothing else.
+// and until when. Where clocks disagree a little, two nodes may have it at once,
+// which costs retries and nothing else. A node whose clock is far ahead would
+// delete for all what is still needed, a spent link's mark for one: it gets no
+// turn while its clock is more than clockTolerance ahead of the server's, or now
+// is past the high-water mark by more than that and clockStep.
 func (s *Store) SweepTurn(ctx context.Context, tenant string, now time.Time) (bool, error) {
 	key := store.StoreKey("sweep-turn", tenant)
 	type turn struct {
 		Node  string    `json:"node"`
 		Until time.Time `json:"until"`
 	}
-	mine := false
+	mine, ahead := false, false
 	value, err := json.Marshal(turn{Node: s.node, Until: now.Add(sweepTurn).UTC()})
 	if err != nil {
 		return false, err
@@ -522,6 +526,10 @@ func (s *Store) SweepTurn(ctx context.Context, tenant string, now time.Time) (bo
 	}
 	err = s.Update(ctx, func(tx store.Tx) error {
 		mine = false
+		var err error
+		if ahead, err = s.ahead(tx.(*transaction), now); err != nil || ahead {
+			return err
+		}
 		raw, err := tx.Get(key)
 		if err != nil && !errors.Is(err, store.ErrNotFound) || theirs(raw) {
 			return err
@@ -529,7 +537,29 @@ func (s *Store) SweepTurn(ctx context.Context, tenant string, now time.Time) (bo
 		mine = true
 		return tx.Put(key, value)
 	})
+	if err == nil && s.early.Swap(ahead) != ahead && ahead {
+		s.log.Error("this node's clock is far ahead of the PostgreSQL server's; it deletes nothing that has expired until one of them is put right",
+			zap.Duration("tolerance", clockTolerance))
+	}
 	return mine && err == nil, err
+}
+
+// ahead reports whether a node must not say what has expired by now.
+func (s *Store) ahead(t *transaction, now time.Time) (bool, error) {
+	var record []byte
+	var micros int64
+	if err := t.conn.QueryRow(t.ctx, sqlMark, identityKey).Scan(&record, &micros); err != nil {
+		return false, t.failed(err)
+	}
+	if record == nil { // the guard is about to be renewed
+		return true, nil
+	}
+	id, err := s.openIdentity(record)
+	if err != nil {
+		return false, err
+	}
+	limit := time.UnixMicro(micros).Add(clockTolerance)
+	return s.now().After(limit) || now.After(limit) || now.After(id.HighWater.Add(clockStep+clockTolerance)), nil
 }
 
 // closeTimeout bounds how long Close waits for connections to end.
