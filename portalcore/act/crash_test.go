@@ -469,6 +469,64 @@ func TestRestoredStoreSendsNothing(t *testing.T) {
 	}
 }
 
+// A database was put back by three days and nobody has said so yet, or the
+// portal was down for that long: what had been sent is settled by reading, and
+// nothing follows so long after the click.
+func TestNothingFollowsLongAfterTheClick(t *testing.T) {
+	for _, at := range []int{2, 3, 4} { // sent, between the steps, the second one sent
+		for script, want := range map[fault]journal.State{none: journal.Succeeded, unknownBefore: journal.Partial} {
+			t.Run(fmt.Sprintf("%d commits, then %s", at, want), func(t *testing.T) {
+				w := newWorld(t)
+				w.fake.steps = func(_ string, a billing.Action) []billing.Step {
+					list := make([]billing.Step, 2)
+					for n := range list {
+						list[n] = billing.Step{Kind: fmt.Sprint("s", n), Object: a.Subscription}
+					}
+					return list
+				}
+				w.fake.script = func(_ int, s billing.Step) fault {
+					if s.Kind == "s1" {
+						return script
+					}
+					return none
+				}
+				pin, err := w.plain().Prepare(t.Context(), who(1), change(1))
+				if err != nil {
+					t.Fatal(err)
+				}
+				s := &backedUp{memory: w.base.(*memory), at: at}
+				if _, err := w.corridor("one", s, w.fake).Confirm(t.Context(), who(1), pin.Nonce); err != nil {
+					t.Fatal(err)
+				}
+				if s.copy == nil {
+					t.Fatal("not that many commits")
+				}
+				w.clock.Advance(72 * time.Hour)
+				w.base = &memory{data: s.copy}
+				_, _, before := w.fake.asked()
+				c := w.corridor("two", w.base, w.fake)
+				for n := range 10 {
+					if _, err := c.Recover(t.Context(), n == 0); err != nil {
+						t.Fatal(err)
+					}
+					w.clock.Advance(3 * time.Minute)
+				}
+				if _, _, after := w.fake.asked(); after != before {
+					t.Errorf("%d steps were sent three days after the click", after-before)
+				}
+				for _, i := range w.intents() {
+					if i.State != want {
+						t.Errorf("settled as %s, want %s", i.State, want)
+					}
+					if err := w.settled(i); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+	}
+}
+
 // backedUp keeps a copy of what was there before its n-th Update.
 type backedUp struct {
 	*memory

@@ -124,8 +124,8 @@ type Intent struct {
 	// after the backup is not known here. No clock takes part.
 	Restored time.Time `json:"restored"`
 	// ReadOnly is set, for good, on an open intent that a restored store
-	// brought back: steps that stand as not sent may have been, so none is sent
-	// any more.
+	// brought back, and on one that was left between its steps for long: steps
+	// that stand as not sent may have been, so none is sent any more.
 	ReadOnly bool `json:"read_only,omitempty"`
 	// SettledBy is the operator who settled a manual intent, and Note what they
 	// wrote about it.
@@ -605,7 +605,8 @@ func text(err error) string {
 }
 
 // Take gives the caller the intent to work on, or ErrLeased where somebody
-// else does. One that a restored store brought back is ReadOnly from then on.
+// else does. One that a restored store brought back is ReadOnly from then on,
+// and so is one that was left for so long that its next step would surprise.
 func (j *Journal) Take(ctx context.Context, customer, id string) (Intent, error) {
 	var i Intent
 	var back time.Time
@@ -626,23 +627,55 @@ func (j *Journal) Take(ctx context.Context, customer, id string) (Intent, error)
 	}
 	err = j.write(ctx, &i, func(i *Intent, now time.Time) {
 		j.lease(i, now)
-		if !i.Restored.Equal(back) && !i.ReadOnly {
-			readOnly(i, now)
+		if restored := !i.Restored.Equal(back); !i.ReadOnly && (restored || left(i, now)) {
+			readOnly(i, now, restored)
 		}
 	})
 	return i, err
 }
 
-// readOnly notes that an intent is from before the store was put back: each
-// step that is not done may have been sent until now, whatever stands here.
-func readOnly(i *Intent, now time.Time) {
+const (
+	// rollForward is how long after an intent was last written its next step, if
+	// it was never sent, may follow.
+	rollForward = 10 * time.Minute
+	// followUp is how long after a step was first sent without an answer that was
+	// written down the next one may follow: less than providers keep idempotency
+	// keys.
+	followUp = 12 * time.Hour
+)
+
+// left reports whether nothing of an intent may be sent any more because of the
+// time that has passed: the customer does not expect it now, and if the store
+// was put back unnoticed, it may have been sent already, too long ago for its
+// key to tell. now need not be of the clock that the intent was written with.
+func left(i *Intent, now time.Time) bool {
+	n := i.Next()
+	if n == len(i.Steps) {
+		return false
+	}
+	since, bound := i.Updated, rollForward
+	switch s := i.Steps[n]; {
+	case s.Result != nil || i.State == Planned:
+		return false // waits for the customer, or ends without having been sent
+	case !s.SentAt.IsZero():
+		since, bound = s.SentAt, followUp
+	}
+	age := now.Sub(since)
+	return age < -time.Minute || age > bound
+}
+
+// readOnly notes that an intent is from before the store was put back, or was
+// left for long: each step that is not done may have been sent until now, whatever stands here.
+func readOnly(i *Intent, now time.Time, restored bool) {
 	i.ReadOnly = true
 	for n := i.Next(); n < len(i.Steps); n++ {
 		s := &i.Steps[n]
+		if restored || s.SentAt.IsZero() {
+			s.LastSent = now
+		}
 		if s.SentAt.IsZero() {
 			s.SentAt = now
 		}
-		s.LastSent = now
 	}
 	if i.State.Locks() {
 		i.State = Reconciling
