@@ -383,6 +383,12 @@ type revokeRequest struct {
 	By       string `json:"by"`
 }
 
+// revokeAnswer is the answer of sessions/revoke.
+type revokeAnswer struct {
+	// Known is false where no customer with that id was ever here.
+	Known bool `json:"known"`
+}
+
 func adminRevoke(w http.ResponseWriter, r *http.Request, a *App) error {
 	var in revokeRequest
 	s, err := order(w, r, a, &in, &in.Tenant)
@@ -391,10 +397,11 @@ func adminRevoke(w http.ResponseWriter, r *http.Request, a *App) error {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), adminTimeout)
 	defer cancel()
-	if err := s.portal.RevokeSessions(ctx, portalcore.Revocation{Session: in.Session, Customer: in.Customer, All: in.All, By: in.By}); err != nil {
+	known, err := s.portal.RevokeSessions(ctx, portalcore.Revocation{Session: in.Session, Customer: in.Customer, All: in.All, By: in.By})
+	if err != nil {
 		return err
 	}
-	return answer(w, struct{}{})
+	return answer(w, revokeAnswer{known})
 }
 
 // eventsAnswer is the answer of events.
@@ -461,6 +468,9 @@ type restoredRequest struct {
 	Note string `json:"note,omitempty"`
 }
 
+// operatorSaid begins the reason of a store's new generation.
+const operatorSaid = "an operator said that the store was put back to an earlier state: "
+
 // adminRestored takes an operator's word that the database was put back to an
 // earlier state, which the store cannot always see for itself.
 func adminRestored(w http.ResponseWriter, r *http.Request, a *App) error {
@@ -482,7 +492,7 @@ func adminRestored(w http.ResponseWriter, r *http.Request, a *App) error {
 			return fmt.Errorf("tenant %s: %w", name, err)
 		}
 	}
-	guard, err := store.MarkRestored(ctx, a.store, rand.Reader, time.Now(), "an operator said that the store was put back to an earlier state: "+in.By)
+	guard, err := store.MarkRestored(ctx, a.store, rand.Reader, time.Now(), operatorSaid+in.By)
 	if err != nil {
 		return err
 	}

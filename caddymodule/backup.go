@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -246,6 +247,37 @@ provider; nothing is sent again. Start Caddy, and then look at what needs a pers
   caddy billing-portal intents list --state manual
 `, info.Entries, when(info.Created), resource)
 	return err
+}
+
+// restoredOffline is the command restored without a Caddy that runs: nothing of a
+// portal is started, so that none acts on what an earlier state of the store says.
+func restoredOffline(fl caddycmd.Flags, by string) (guard store.Guard, err error) {
+	cfg, file, _, err := caddycmd.LoadConfig(fl.String("config"), fl.String("adapter"))
+	if err != nil {
+		return store.Guard{}, err
+	}
+	if file == "" {
+		return store.Guard{}, errors.New("--config: name the configuration file that Caddy runs with")
+	}
+	a, err := appOf(cfg)
+	if err != nil {
+		return store.Guard{}, fmt.Errorf("%s: %w", file, err)
+	}
+	st, resource, err := a.openForRestore()
+	if err != nil {
+		return store.Guard{}, err
+	}
+	defer func() { err = errors.Join(err, release(resource)) }()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := st.View(ctx, store.CheckUsable); err != nil {
+		return store.Guard{}, err
+	}
+	reason := operatorSaid + by
+	if note := fl.String("note"); note != "" {
+		reason += " (" + note + ")"
+	}
+	return store.MarkRestored(ctx, st, rand.Reader, time.Now(), reason)
 }
 
 // appOf reads the portal's part of a config, without starting anything of it.

@@ -139,7 +139,7 @@ before them. They keep their ids, so a backend that saw one before can tell.
 				run: resendEvents,
 			}),
 		adminCommand{
-			use:   "restored [--note <text>] [--by <name>]",
+			use:   "restored [--offline --config <file>] [--note <text>] [--by <name>]",
 			short: "Declares that the database was put back to an earlier state",
 			long: `
 Tells the portals that their database was put back to an earlier state by other
@@ -148,11 +148,16 @@ to a point in time, a snapshot of a disk. The portal cannot always see that for
 itself. All sessions and links from before end, and changes that were under way
 are settled by reading the provider, never by sending again.
 
-  caddy billing-portal restored --note "recovered to 09:40 UTC"
+Say so before any node starts, so that none of them goes on with what it finds:
+
+  caddy billing-portal restored --offline --config /etc/caddy/Caddyfile --note "recovered to 09:40 UTC"
+
+Without --offline, it asks the Caddy that runs.
 `,
 			whole: true,
 			flags: func(fl *pflag.FlagSet) {
 				fl.String("note", "", "what happened, for the audit trail")
+				fl.Bool("offline", false, "write into the store that --config names, while no Caddy runs")
 				byFlag(fl)
 			},
 			run: declareRestored,
@@ -437,8 +442,15 @@ func revokeSessions(c *adminClient) error {
 		return err
 	}
 	in := revokeRequest{Tenant: c.String("tenant"), Session: c.String("session"), Customer: c.String("customer"), All: c.Bool("all"), By: by}
-	if err := c.call(http.MethodPost, "sessions/revoke", nil, in, &struct{}{}); err != nil {
+	var out revokeAnswer
+	if err := c.call(http.MethodPost, "sessions/revoke", nil, in, &out); err != nil {
 		return err
+	}
+	if c.json {
+		return c.printJSON(out)
+	}
+	if !out.Known {
+		return c.done("no customer with that id was ever here: %s", printable(in.Customer))
 	}
 	return c.done("the sessions are over")
 }
@@ -491,7 +503,11 @@ func declareRestored(c *adminClient) error {
 		return err
 	}
 	var guard store.Guard
-	if err := c.call(http.MethodPost, "restored", nil, restoredRequest{By: by, Note: c.String("note")}, &guard); err != nil {
+	if c.Bool("offline") {
+		if guard, err = restoredOffline(c.Flags, by); err != nil {
+			return err
+		}
+	} else if err := c.call(http.MethodPost, "restored", nil, restoredRequest{By: by, Note: c.String("note")}, &guard); err != nil {
 		return err
 	}
 	if c.json {

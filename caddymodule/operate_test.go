@@ -191,6 +191,9 @@ func TestRevoke(t *testing.T) {
 	if out := cli(t, "", "sessions", "revoke", "--customer", "cus_northwind", "--by", "bob", "--address", testAddress); out != "the sessions are over\n" {
 		t.Error(out)
 	}
+	if out := cli(t, "", "sessions", "revoke", "--customer", "cus_nortwhind", "--address", testAddress); out != "no customer with that id was ever here: cus_nortwhind\n" {
+		t.Error(out)
+	}
 	if live(one) {
 		t.Error("a session outlived its customer's revocation")
 	}

@@ -346,39 +346,45 @@ type Revocation struct {
 	By string
 }
 
-// RevokeSessions ends sessions, on their next request on every node.
-// session.ErrNone where there is no such session.
-func (p *Portal) RevokeSessions(ctx context.Context, r Revocation) error {
+// RevokeSessions ends sessions, on their next request on every node. known is
+// false where all of a customer's were to end and nobody with that id was ever
+// here, which may be a slip of the pen. session.ErrNone where there is no such
+// session.
+func (p *Portal) RevokeSessions(ctx context.Context, r Revocation) (known bool, err error) {
 	if err := CheckOperator(r.By); err != nil {
-		return err
+		return false, err
 	}
 	if r.All == (r.Session != "" || r.Customer != "") {
-		return &InputError{"session, customer, all", "want one of them"}
+		return false, &InputError{"session, customer, all", "want one of them"}
 	}
 	// The order is written down first: an order that could not be carried out is
 	// told to the operator, one that left no trace to nobody.
 	if err := p.auditOperator(ctx, "sessions_revoked", r.By, r.Customer, r.Session, ""); err != nil {
-		return err
+		return false, err
 	}
 	what := "all of the tenant's"
+	known = true
 	switch {
 	case r.All:
 		if err := p.sessions.RevokeTenant(ctx); err != nil {
-			return err
+			return false, err
 		}
 	case r.Session != "":
 		what = r.Session
 		if err := p.sessions.Revoke(ctx, r.Customer, r.Session); err != nil {
-			return err
+			return false, err
 		}
 	default:
 		what = "all of " + r.Customer
+		if known, err = p.sessions.Known(ctx, r.Customer); err != nil {
+			return false, err
+		}
 		if err := p.sessions.RevokeCustomer(ctx, r.Customer); err != nil {
-			return err
+			return false, err
 		}
 	}
-	p.log.Info("an operator ended sessions", zap.String("by", r.By), zap.String("sessions", what))
-	return nil
+	p.log.Info("an operator ended sessions", zap.String("by", r.By), zap.String("sessions", what), zap.Bool("known", known))
+	return known, nil
 }
 
 // auditOperator writes down what an operator orders.

@@ -341,7 +341,7 @@ func TestStoreAway(t *testing.T) {
 	if _, err := portal.Status(t.Context()); !errors.Is(err, store.ErrUnavailable) {
 		t.Errorf("status: %v", err)
 	}
-	if err := portal.RevokeSessions(t.Context(), portalcore.Revocation{All: true, By: "ann"}); !errors.Is(err, store.ErrUnavailable) {
+	if _, err := portal.RevokeSessions(t.Context(), portalcore.Revocation{All: true, By: "ann"}); !errors.Is(err, store.ErrUnavailable) {
 		t.Errorf("revoking: %v", err)
 	}
 	st.on.Store(false)

@@ -97,6 +97,12 @@ func hashOf(id string) (string, bool) {
 	return hash, ok && err == nil && len(raw) == 32
 }
 
+// Known reports whether a customer ever had a session.
+func (m *Manager) Known(ctx context.Context, customer string) (bool, error) {
+	values, err := m.Store.GetAll(ctx, CustomerKey(m.Tenant, customer))
+	return err == nil && values[0] != nil, err
+}
+
 // RevokeCustomer ends all sessions of a customer, on their next request on
 // every node. A customer that never had one has none to end: nothing is
 // written.
