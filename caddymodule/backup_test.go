@@ -297,24 +297,26 @@ func TestMoveToPostgres(t *testing.T) {
 	caddyfile := filepath.Join(dir, "Caddyfile")
 	write(t, caddyfile, postgresConfig(dir, ""))
 	env := []string{"BP_KEY=" + testKey, "DATABASE_URL=" + os.Getenv("DATABASE_URL"), "BP_SEAL=" + os.Getenv("BP_SEAL")}
-	restore := func(want string) {
+	run := func(want string, args ...string) {
 		t.Helper()
-		p := start(t, env, "billing-portal", "restore", "--config", caddyfile, file)
+		p := start(t, env, append([]string{"billing-portal"}, args...)...)
 		select {
 		case err := <-p.exit:
 			if (err == nil) != (want == "") || !strings.Contains(p.stderr.String(), want) {
-				t.Fatalf("restoring: %v, want %q\n%s", err, want, p.stderr)
+				t.Fatalf("%s: %v, want %q\n%s", args[0], err, want, p.stderr)
 			}
 		case <-time.After(time.Minute):
-			t.Fatal("restore does not end")
+			t.Fatalf("%s does not end", args[0])
 		}
 	}
-	restore("")
-	restore("not empty")
+	run("", "restore", "--config", caddyfile, file)
+	run("not empty", "restore", "--config", caddyfile, file)
+	// Without any Caddy that runs.
+	run("", "restored", "--offline", "--config", caddyfile, "--note", "recovered to 09:40", "--by", "bob")
 	if status, body := load(t, postgresConfig(dir, "")); status != http.StatusOK {
 		t.Fatal(body)
 	}
-	if s := askFor[statusAnswer](t, http.MethodGet, "status", ""); s.Store.Kind != "postgres" || s.Store.Restored.IsZero() {
+	if s := askFor[statusAnswer](t, http.MethodGet, "status", ""); s.Store.Kind != "postgres" || s.Store.Restored.IsZero() || !strings.Contains(s.Store.Reason, "bob (recovered to 09:40)") {
 		t.Errorf("status: %+v", s.Store)
 	}
 	if page := askFor[portalcore.IntentPage](t, http.MethodGet, "intents", ""); len(page.Intents) != 1 || page.Intents[0].ID != "aaaabbbbccccdddd" {
