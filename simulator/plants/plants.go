@@ -109,7 +109,8 @@ var More = []Plant{
 		runFile, `(waits || c.watched.quiet(s.Key, c.elapsed()))`, `(waits || !c.watched.quiet(s.Key, c.elapsed()))`,
 	}}},
 	{"a restored store goes on where the backup ended", []Edit{{
-		journalFile, `if !i.Restored.Equal(back) && !i.ReadOnly {`, `if false && !i.Restored.Equal(back) {`,
+		journalFile, `if restored := !i.Restored.Equal(back); !i.ReadOnly && (restored || left(i, now)) {`,
+		`if restored := false && !i.Restored.Equal(back); restored {`,
 	}}},
 	{"what was settled does not make cached accounts old", []Edit{{
 		journalFile, `if err := j.Changed(tx, j.Tenant, i.Customer); err != nil {`, `if err := error(nil); err != nil {`,
