@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"context"
 	"crypto/cipher"
 	"crypto/rand"
 	"crypto/sha256"
@@ -200,4 +201,52 @@ func createSealKeyFile(path string) error {
 		_ = d.Close()
 	}
 	return nil
+}
+
+// CanaryKey is the key of the record that opens only with the right seal key.
+func CanaryKey() []byte { return StoreKey("seal") }
+
+// Reseal seals every value that a previous key sealed with the current key,
+// and returns how many there were. stale returns keys of such values from a key
+// on (nil: from the first), and where to look on, nil for the end. It may run
+// beside everything else, and again after it was interrupted.
+func Reseal(ctx context.Context, s Store, stale func(ctx context.Context, from []byte) (keys [][]byte, next []byte, err error)) (int, error) {
+	n := 0
+	canary := CanaryKey()
+	var from []byte
+	for {
+		keys, next, err := stale(ctx, from)
+		if err != nil {
+			return n, err
+		}
+		for _, key := range keys {
+			// The canary tells whoever opens the store whether the keys fit; it
+			// changes last, so that it fits as long as anything else needs the
+			// previous key.
+			if bytes.Equal(key, canary) {
+				continue
+			}
+			if err := rewrite(ctx, s, key); err != nil {
+				return n, err
+			}
+			n++
+		}
+		if next == nil {
+			return n, rewrite(ctx, s, canary)
+		}
+		from = next
+	}
+}
+
+func rewrite(ctx context.Context, s Store, key []byte) error {
+	return s.Update(ctx, func(tx Tx) error {
+		v, err := tx.Get(key)
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return tx.Put(key, v)
+	})
 }

@@ -4,6 +4,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 )
@@ -153,4 +154,17 @@ func TimePart(unixNano int64) string {
 		unixNano /= 10
 	}
 	return string(b[:])
+}
+
+// Successor returns the first key after all keys with prefix, nil when there is
+// none.
+func Successor(prefix []byte) []byte {
+	for i := len(prefix) - 1; i >= 0; i-- {
+		if prefix[i] != 0xFF {
+			end := bytes.Clone(prefix[:i+1])
+			end[i]++
+			return end
+		}
+	}
+	return nil
 }

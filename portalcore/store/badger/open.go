@@ -74,9 +74,6 @@ type identity struct {
 
 func identityKey() []byte { return store.StoreKey("badger") }
 
-// canaryKey is the key of a record that opens only with the right seal key.
-func canaryKey() []byte { return store.StoreKey("seal") }
-
 // Open opens the store in dir, and creates both where they do not exist. It
 // returns ErrInUse when the directory is open already, an error that wraps
 // store.ErrSealed when the seal keys are not the store's, and refuses a
@@ -267,7 +264,7 @@ func (s *Store) start(st *state, doubt string) error {
 	}
 	err = s.Update(ctx, func(tx store.Tx) error {
 		if id == nil {
-			if err := tx.Put(canaryKey(), []byte("billing-portal")); err != nil {
+			if err := tx.Put(store.CanaryKey(), []byte("billing-portal")); err != nil {
 				return err
 			}
 		}
@@ -292,7 +289,7 @@ func (s *Store) start(st *state, doubt string) error {
 // its guard, the zero one where it has none that is valid.
 func (s *Store) identify(ctx context.Context) (id *identity, guard store.Guard, err error) {
 	err = s.View(ctx, func(tx store.Tx) error {
-		_, err := tx.Get(canaryKey())
+		_, err := tx.Get(store.CanaryKey())
 		if errors.Is(err, store.ErrSealed) {
 			return fmt.Errorf("opening the store: the seal key is not the one %s was made with: give that key, as current or previous one: %w", s.dir, err)
 		}

@@ -375,45 +375,7 @@ func (s *Store) Stats() Stats {
 // and returns how many there were. Afterwards the previous keys can be
 // dropped. It may run beside everything else, and again after it was
 // interrupted.
-func (s *Store) Reseal(ctx context.Context) (int, error) {
-	n := 0
-	canary := canaryKey()
-	var from []byte
-	for {
-		keys, next, err := s.stale(ctx, from)
-		if err != nil {
-			return n, err
-		}
-		for _, key := range keys {
-			// The canary tells Open whether the keys fit; it changes last, so
-			// that it fits as long as anything else needs the previous key.
-			if string(key) == string(canary) {
-				continue
-			}
-			if err := s.rewrite(ctx, key); err != nil {
-				return n, err
-			}
-			n++
-		}
-		if next == nil {
-			return n, s.rewrite(ctx, canary)
-		}
-		from = next
-	}
-}
-
-func (s *Store) rewrite(ctx context.Context, key []byte) error {
-	return s.Update(ctx, func(tx store.Tx) error {
-		v, err := tx.Get(key)
-		if errors.Is(err, store.ErrNotFound) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		return tx.Put(key, v)
-	})
-}
+func (s *Store) Reseal(ctx context.Context) (int, error) { return store.Reseal(ctx, s, s.stale) }
 
 // stale returns keys whose value a previous key sealed, and where to look on,
 // nil for the end.

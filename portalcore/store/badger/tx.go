@@ -220,7 +220,7 @@ func seek(it *bdb.Iterator, prefix, from []byte, reverse bool) {
 		}
 		return
 	}
-	end := successor(prefix)
+	end := store.Successor(prefix)
 	if from != nil && (end == nil || bytes.Compare(from, end) < 0) {
 		// Nothing is before the empty key, but Seek takes it for the last one.
 		if len(from) == 0 {
@@ -238,19 +238,6 @@ func seek(it *bdb.Iterator, prefix, from []byte, reverse bool) {
 	if end != nil && it.Valid() && bytes.Equal(it.Item().Key(), end) {
 		it.Next()
 	}
-}
-
-// successor returns the first key after all keys with prefix, nil when there
-// is none.
-func successor(prefix []byte) []byte {
-	for i := len(prefix) - 1; i >= 0; i-- {
-		if prefix[i] != 0xFF {
-			end := bytes.Clone(prefix[:i+1])
-			end[i]++
-			return end
-		}
-	}
-	return nil
 }
 
 // viewTx is a read-only transaction.

@@ -56,7 +56,7 @@ const (
 var (
 	guardKey    = store.GuardKey()
 	identityKey = store.StoreKey("postgres")
-	canaryKey   = store.StoreKey("seal")
+	canaryKey   = store.CanaryKey()
 )
 
 // server tells one run of one server from another one.

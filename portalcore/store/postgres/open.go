@@ -241,49 +241,15 @@ func schemaVersion(ctx context.Context, conn *pgx.Conn) (int, error) {
 // on all nodes. It may run beside everything else, on several nodes, and again
 // after it was interrupted. Nodes that do not know the current key yet cannot
 // read what was sealed anew: give it to all of them as a previous key first.
-func (s *Store) Reseal(ctx context.Context) (int, error) {
-	n := 0
-	from := []byte{}
-	for {
-		keys, next, err := s.stale(ctx, from)
-		if err != nil {
-			return n, err
-		}
-		for _, key := range keys {
-			// The canary tells Open whether the keys fit; it changes last, so
-			// that it fits as long as anything else needs the previous key.
-			if string(key) == string(canaryKey) {
-				continue
-			}
-			if err := s.rewrite(ctx, key); err != nil {
-				return n, err
-			}
-			n++
-		}
-		if next == nil {
-			return n, s.rewrite(ctx, canaryKey)
-		}
-		from = next
-	}
-}
-
-func (s *Store) rewrite(ctx context.Context, key []byte) error {
-	return s.Update(ctx, func(tx store.Tx) error {
-		v, err := tx.Get(key)
-		if errors.Is(err, store.ErrNotFound) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		return tx.Put(key, v)
-	})
-}
+func (s *Store) Reseal(ctx context.Context) (int, error) { return store.Reseal(ctx, s, s.stale) }
 
 // stale returns keys whose value a previous key sealed, and where to look on,
 // nil for the end.
 func (s *Store) stale(ctx context.Context, from []byte) (keys [][]byte, next []byte, err error) {
 	const page = 1000
+	if from == nil {
+		from = []byte{} // nil is no value in SQL
+	}
 	err = s.View(ctx, func(tx store.Tx) error {
 		keys, next = nil, nil
 		rows, err := tx.(*transaction).rows(nil, from, page, false)

@@ -246,7 +246,7 @@ func (t *transaction) changed(prefix, from []byte, reverse bool) []string {
 func (t *transaction) rows(prefix, from []byte, limit int, reverse bool) ([]store.Entry, error) {
 	ctx, cancel := t.bound()
 	defer cancel()
-	low, end := prefix, successor(prefix)
+	low, end := prefix, store.Successor(prefix)
 	if low == nil {
 		low = []byte{}
 	}
@@ -282,19 +282,6 @@ func (t *transaction) rows(prefix, from []byte, limit int, reverse bool) ([]stor
 func entry(row pgx.CollectableRow) (e store.Entry, err error) {
 	err = row.Scan(&e.Key, &e.Value)
 	return e, err
-}
-
-// successor returns the first key after all keys with prefix, nil when there
-// is none.
-func successor(prefix []byte) []byte {
-	for i := len(prefix) - 1; i >= 0; i-- {
-		if prefix[i] != 0xFF {
-			end := bytes.Clone(prefix[:i+1])
-			end[i]++
-			return end
-		}
-	}
-	return nil
 }
 
 // flush sends the writes, in one round trip, and makes sure that what was read
