@@ -33,7 +33,7 @@ var layers = [][]string{
 	{"portalcore"},
 	{"portalcore/pages", "portalcore/api", "portalcore/vendorapi", "portalcore/webhook"},
 	{"portalcore/act"},
-	{"portalcore/account", "portalcore/journal", "portalcore/policy", "portalcore/session"},
+	{"portalcore/account", "portalcore/invoices", "portalcore/journal", "portalcore/policy", "portalcore/session"},
 	{"portalcore/link", "portalcore/audit", "portalcore/outbox"},
 	{"portalcore/billing", "portalcore/store"},
 }

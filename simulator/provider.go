@@ -174,7 +174,23 @@ func (p *wire) Invoices(context.Context, string, string, int) (billing.InvoicePa
 	panic("not asked for here")
 }
 
-func (p *wire) Document(context.Context, string, string) (billing.Document, error) {
+func (p *wire) Search(context.Context, billing.CustomerQuery) ([]billing.Customer, error) {
+	panic("not asked for here")
+}
+
+func (p *wire) Invoice(context.Context, string, string) (billing.InvoiceDetail, error) {
+	panic("not asked for here")
+}
+
+func (p *wire) Usage(context.Context, string, billing.UsageQuery) (billing.Usage, error) {
+	panic("not asked for here")
+}
+
+func (p *wire) Balance(context.Context, string, string, int) (billing.BalancePage, error) {
+	panic("not asked for here")
+}
+
+func (p *wire) Document(context.Context, string, billing.DocumentRef) (billing.Document, error) {
 	panic("not asked for here")
 }
 

@@ -250,7 +250,23 @@ func (f *fake) Invoices(context.Context, string, string, int) (billing.InvoicePa
 	return billing.InvoicePage{}, errors.New("not asked for here")
 }
 
-func (f *fake) Document(context.Context, string, string) (billing.Document, error) {
+func (f *fake) Search(context.Context, billing.CustomerQuery) ([]billing.Customer, error) {
+	return nil, errors.New("not asked for here")
+}
+
+func (f *fake) Invoice(context.Context, string, string) (billing.InvoiceDetail, error) {
+	return billing.InvoiceDetail{}, errors.New("not asked for here")
+}
+
+func (f *fake) Usage(context.Context, string, billing.UsageQuery) (billing.Usage, error) {
+	return billing.Usage{}, errors.New("not asked for here")
+}
+
+func (f *fake) Balance(context.Context, string, string, int) (billing.BalancePage, error) {
+	return billing.BalancePage{}, errors.New("not asked for here")
+}
+
+func (f *fake) Document(context.Context, string, billing.DocumentRef) (billing.Document, error) {
 	return billing.Document{}, errors.New("not asked for here")
 }
 

@@ -24,10 +24,36 @@ const (
 	// subscriptions that has a default of its own.
 	AddPaymentMethod ActionKind = "add_payment_method"
 	// SetDefaultPaymentMethod makes a stored payment method the default on
-	// every level.
+	// every level, or of one subscription where the action names one.
 	SetDefaultPaymentMethod ActionKind = "set_default_payment_method"
-	// UpdateDetails changes name, e-mail, phone or address.
+	// RemovePaymentMethod takes a stored payment method away. One that pays for
+	// something that goes on, or that is the last of a customer with a
+	// subscription, is Refused ("in_use", "last_payment_method").
+	RemovePaymentMethod ActionKind = "remove_payment_method"
+	// PayInvoices pays open invoices, one step each: one that is declined does
+	// not stop the others.
+	PayInvoices ActionKind = "pay_invoices"
+	// UpdateDetails changes name, e-mail, phone, address, the fields printed on
+	// invoices or their language.
 	UpdateDetails ActionKind = "update_details"
+	// UpdateTaxID adds, replaces or removes a tax id.
+	UpdateTaxID ActionKind = "update_tax_id"
+)
+
+// MaxPay is how many invoices one PayInvoices may name.
+const MaxPay = 20
+
+// Use says what a payment method that is added will pay for.
+type Use string
+
+const (
+	// UseEverything makes it the default on every level, and pays what changes
+	// wait for. It is the zero value.
+	UseEverything Use = ""
+	// UseSubscription makes it the default of Action.Subscription alone.
+	UseSubscription Use = "subscription"
+	// UseNothing keeps it and changes no default.
+	UseNothing Use = "nothing"
 )
 
 // Action is a change the customer asks for, as a value. Which members count
@@ -35,18 +61,29 @@ const (
 type Action struct {
 	Kind ActionKind `json:"kind"`
 	// Subscription is the subscription's id (ChangePlan, DropPending, Cancel,
-	// Resume).
+	// Resume; SetDefaultPaymentMethod and AddPaymentMethod for one alone).
 	Subscription string `json:"subscription,omitempty"`
 	// Items are the subscription's items that change (ChangePlan). Items not
 	// named stay as they are.
 	Items []ItemChange `json:"items,omitempty"`
-	// PaymentMethod is the id to make default (SetDefaultPaymentMethod).
+	// PaymentMethod is the id to make default (SetDefaultPaymentMethod), to
+	// remove (RemovePaymentMethod) or to pay with (PayInvoices; "" is the one
+	// that each invoice is paid with anyway).
 	PaymentMethod string `json:"payment_method,omitempty"`
+	// Use is what an AddPaymentMethod is for.
+	Use Use `json:"use,omitempty"`
+	// Invoices are the ids of open invoices, at most MaxPay and each once: those
+	// to pay (PayInvoices), or to pay with the new method once it is there
+	// (AddPaymentMethod).
+	Invoices []string `json:"invoices,omitempty"`
+	// TaxID is the change of an UpdateTaxID.
+	TaxID *TaxIDChange `json:"tax_id,omitempty"`
 	// Details are the new details (UpdateDetails); nil members stay.
 	Details *Details `json:"details,omitempty"`
 	// ReturnURL is where the provider's page leads back to, done or not: a URL
-	// of the portal (AddPaymentMethod; ChangePlan where the provider has a page
-	// for confirming its payment that can lead back, else it is ignored).
+	// of the portal (AddPaymentMethod; ChangePlan and PayInvoices where the provider
+	// has a page for confirming the payment that can lead back, else it is
+	// ignored).
 	ReturnURL string `json:"return_url,omitempty"`
 }
 
@@ -73,6 +110,20 @@ type Details struct {
 	Email   *string  `json:"email,omitempty"`
 	Phone   *string  `json:"phone,omitempty"`
 	Address *Address `json:"address,omitempty"`
+	// InvoiceFields are all fields to print on invoices from now on, at most
+	// MaxInvoiceFields; an empty list takes them off.
+	InvoiceFields *[]InvoiceField `json:"invoice_fields,omitempty"`
+	// Locale is the language of invoices and of the provider's mail, BCP 47; ""
+	// leaves it to the provider.
+	Locale *string `json:"locale,omitempty"`
+}
+
+// TaxIDChange adds Type and Value, removes the tax id with the id Remove, or
+// with both replaces it: the new one is there before the old one goes.
+type TaxIDChange struct {
+	Remove string `json:"remove,omitempty"`
+	Type   string `json:"type,omitempty"` // as Stripe names them: "eu_vat"
+	Value  string `json:"value,omitempty"`
 }
 
 // Step is one provider call of an action, frozen: everything it needs is in
@@ -86,8 +137,11 @@ type Step struct {
 	Params json.RawMessage `json:"params,omitempty"`
 	// Needs are names of values that only an earlier step's Result.Refs can
 	// supply. The journal fills Refs, durably, before the step is sent.
-	Needs []string          `json:"needs,omitempty"`
-	Refs  map[string]string `json:"refs,omitempty"`
+	Needs []string `json:"needs,omitempty"`
+	// Independent steps are carried out whatever becomes of those before them:
+	// invoices that are paid one by one.
+	Independent bool              `json:"independent,omitempty"`
+	Refs        map[string]string `json:"refs,omitempty"`
 }
 
 // Preview is what an action would do, before it is confirmed.

@@ -46,9 +46,37 @@ type Price struct {
 	Interval      Interval        `json:"interval"`
 	IntervalCount int             `json:"interval_count"`
 	Active        bool            `json:"active"`
+	// Metered prices bill what was used in a period after it (Meter's sum)
+	// instead of a quantity before it.
+	Metered bool `json:"metered,omitempty"`
+	// Meter is the id of the meter that a metered price counts with.
+	Meter string `json:"meter,omitempty"`
+	// Tiers, where there are any, take UnitAmount's place, lowest first; the
+	// last one has no end. TiersMode says how they count.
+	Tiers     []Tier    `json:"tiers,omitempty"`
+	TiersMode TiersMode `json:"tiers_mode,omitempty"`
 	// Metadata is the price's own metadata over its product's. The catalogue
 	// is made from it where the config has none.
 	Metadata map[string]string `json:"metadata,omitempty"`
+}
+
+// TiersMode is Stripe's price.tiers_mode.
+type TiersMode string
+
+const (
+	// Graduated: each unit costs what the tier that it falls in says.
+	Graduated TiersMode = "graduated"
+	// Volume: all units cost what the tier that the whole quantity falls in
+	// says.
+	Volume TiersMode = "volume"
+)
+
+// Tier is Stripe's price.tiers entry.
+type Tier struct {
+	// UpTo is the last unit of the tier; 0 for the last tier, which has none.
+	UpTo       int64           `json:"up_to"`
+	UnitAmount decimal.Decimal `json:"unit_amount"` // minor units, exact
+	FlatAmount decimal.Decimal `json:"flat_amount"` // once, where the tier is reached
 }
 
 // SubscriptionStatus is Stripe's subscription.status.
@@ -142,14 +170,31 @@ func (s *Subscription) PeriodEnd() time.Time {
 	return end
 }
 
-// PaymentMethod is a stored way to pay. It never holds a card number.
+// PaymentMethod is a stored way to pay. It never holds the number of a card or
+// an account. Members that its type does not have are empty.
 type PaymentMethod struct {
-	ID       string `json:"id"`
-	Type     string `json:"type"`            // "card", "sepa_debit", …
-	Brand    string `json:"brand,omitempty"` // "visa"
-	Last4    string `json:"last4,omitempty"`
+	ID string `json:"id"`
+	// Type is Stripe's payment_method.type: "card", "sepa_debit",
+	// "us_bank_account", "link", "paypal", "customer_balance" (bank transfer) …
+	Type     string `json:"type"`
+	Brand    string `json:"brand,omitempty"`     // of a card: "visa"
+	Last4    string `json:"last4,omitempty"`     // of a card or an account
 	ExpMonth int    `json:"exp_month,omitempty"` // 1 to 12, 0 where it does not expire
 	ExpYear  int    `json:"exp_year,omitempty"`
+	Wallet   string `json:"wallet,omitempty"`  // that a card is in: "apple_pay", "google_pay"
+	Bank     string `json:"bank,omitempty"`    // name or code of the bank of an account
+	Country  string `json:"country,omitempty"` // of the card or the account, ISO 3166-1
+	Email    string `json:"email,omitempty"`   // of a wallet of its own: link, paypal
+}
+
+// Debit reports whether a payment with m takes days until it is known to have
+// worked.
+func (m *PaymentMethod) Debit() bool {
+	switch m.Type {
+	case "sepa_debit", "us_bank_account", "bacs_debit", "acss_debit", "au_becs_debit":
+		return true
+	}
+	return false
 }
 
 // Address is a postal address.
@@ -177,9 +222,51 @@ type Customer struct {
 	// is added to it.
 	Balance              Money  `json:"balance"`
 	DefaultPaymentMethod string `json:"default_payment_method,omitempty"`
-	// Version changes with name, e-mail, phone, address and default payment
-	// method. Opaque.
+	// TaxIDs are the customer's tax ids, oldest first.
+	TaxIDs []TaxID `json:"tax_ids,omitempty"`
+	// InvoiceFields are printed on each invoice, in this order: a purchase order
+	// number, a cost centre.
+	InvoiceFields []InvoiceField `json:"invoice_fields,omitempty"`
+	// Reference is the vendor's own id of the customer, where the provider holds
+	// one.
+	Reference string `json:"reference,omitempty"`
+	// Version changes with name, e-mail, phone, address, language, tax ids,
+	// invoice fields and default payment method. Opaque.
 	Version string `json:"version"`
+}
+
+// TaxIDStatus is Stripe's tax_id.verification.status.
+type TaxIDStatus string
+
+// What the provider found out about a tax id. "" where it does not ask for
+// that type.
+const (
+	TaxIDPending     TaxIDStatus = "pending"
+	TaxIDVerified    TaxIDStatus = "verified"
+	TaxIDUnverified  TaxIDStatus = "unverified"
+	TaxIDUnavailable TaxIDStatus = "unavailable" // the office did not answer
+)
+
+// TaxID is a customer's tax id.
+type TaxID struct {
+	ID      string      `json:"id"`
+	Type    string      `json:"type"`    // as Stripe names them: "eu_vat"
+	Country string      `json:"country"` // ISO 3166-1, as far as the type says
+	Value   string      `json:"value"`
+	Status  TaxIDStatus `json:"status,omitempty"`
+	// VerifiedName is who the tax office says it belongs to, or "".
+	VerifiedName string    `json:"verified_name,omitempty"`
+	Created      time.Time `json:"created"`
+}
+
+// MaxInvoiceFields is how many InvoiceFields a customer may have, as at Stripe.
+const MaxInvoiceFields = 4
+
+// InvoiceField is Stripe's invoice_settings.custom_fields entry: at most 40 and
+// 140 characters.
+type InvoiceField struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
 }
 
 // InvoiceStatus is Stripe's invoice.status.
@@ -230,6 +317,110 @@ type Invoice struct {
 	// debt, and paying it is confirming the change.
 	ForPendingUpdate bool `json:"for_pending_update"`
 	HasDocument      bool `json:"has_document"`
+	// SendInvoice is true where the customer pays it by hand
+	// (collection_method=send_invoice).
+	SendInvoice bool `json:"send_invoice,omitempty"`
+	// PaymentPage is a page of the provider's where the invoice can be paid,
+	// with bank details where it is paid by transfer. Open invoices only; ""
+	// where there is none. Its address is enough to see the invoice: it stays
+	// out of logs.
+	PaymentPage string `json:"payment_page,omitempty"`
+	// Processing is true while a bank debit that pays it is on its way.
+	Processing bool `json:"processing,omitempty"`
+	// Failure is why the last payment of an open invoice did not work: a code
+	// as Error's, "" where none was tried or it is not known.
+	Failure string `json:"failure,omitempty"`
+	// Method is what the last payment was tried with, nil where not known.
+	Method *PaymentMethod `json:"method,omitempty"`
+}
+
+// Debt reports whether v is to be paid by the customer now: open, and not the
+// invoice of a change that waits.
+func (v *Invoice) Debt() bool {
+	return v.Status == InvoiceOpen && !v.ForPendingUpdate && v.AmountRemaining.Amount > 0
+}
+
+// PastDue reports whether v is a debt that should have been paid by now: a
+// payment of it failed, or its due date has passed.
+func (v *Invoice) PastDue(now time.Time) bool {
+	if !v.Debt() || v.Processing {
+		return false
+	}
+	if v.SendInvoice {
+		return !v.DueDate.IsZero() && now.After(v.DueDate)
+	}
+	return v.Attempted
+}
+
+// InvoiceDetail is an invoice with everything that its page shows.
+type InvoiceDetail struct {
+	Invoice
+	// Name, Email, Address, TaxIDs and Fields are what is printed on it: those
+	// of the customer when it was made.
+	Name    string         `json:"name"`
+	Email   string         `json:"email"`
+	Address Address        `json:"address"`
+	TaxIDs  []TaxID        `json:"tax_ids,omitempty"` // Type and Value only
+	Fields  []InvoiceField `json:"fields,omitempty"`
+	// Discounts are negative amounts, without tax.
+	Discounts []Line    `json:"discounts,omitempty"`
+	TaxLines  []TaxLine `json:"tax_lines,omitempty"`
+	// FromBalance is the part of the total that the customer's balance paid,
+	// positive; below zero it was added.
+	FromBalance Money `json:"from_balance"`
+	// FromCredits is the part that credit grants paid, positive.
+	FromCredits Money `json:"from_credits"`
+	// Payments are newest first, failed ones too, at most 20.
+	Payments    []Payment    `json:"payments,omitempty"`
+	CreditNotes []CreditNote `json:"credit_notes,omitempty"` // newest first, at most 20
+	// MoreLines is true where Lines are not all of them.
+	MoreLines bool `json:"more_lines,omitempty"`
+	// PaidAt is when it was paid, or zero.
+	PaidAt time.Time `json:"paid_at"`
+}
+
+// TaxLine is one tax of an invoice.
+type TaxLine struct {
+	Name string `json:"name"` // "VAT"
+	// Percent is exact ("19", "8.875"), "" where not known.
+	Percent   string `json:"percent,omitempty"`
+	Inclusive bool   `json:"inclusive,omitempty"`
+	Taxable   Money  `json:"taxable"`
+	Amount    Money  `json:"amount"`
+}
+
+// PaymentStatus says how a payment went.
+type PaymentStatus string
+
+const (
+	PaymentSucceeded  PaymentStatus = "succeeded"
+	PaymentProcessing PaymentStatus = "processing"
+	PaymentFailed     PaymentStatus = "failed"
+	PaymentWaiting    PaymentStatus = "waiting" // for the customer
+	PaymentRefunded   PaymentStatus = "refunded"
+)
+
+// Payment is one attempt to pay an invoice.
+type Payment struct {
+	ID     string         `json:"id"`
+	Time   time.Time      `json:"time"`
+	Amount Money          `json:"amount"`
+	Status PaymentStatus  `json:"status"`
+	Method *PaymentMethod `json:"method,omitempty"`
+	// Failure is a code as Error's where it failed.
+	Failure  string `json:"failure,omitempty"`
+	Refunded Money  `json:"refunded"`
+}
+
+// CreditNote takes something off an invoice.
+type CreditNote struct {
+	ID          string    `json:"id"`
+	Number      string    `json:"number"`
+	Created     time.Time `json:"created"`
+	Reason      string    `json:"reason,omitempty"` // Stripe's credit_note.reason
+	Total       Money     `json:"total"`
+	Void        bool      `json:"void,omitempty"`
+	HasDocument bool      `json:"has_document"`
 }
 
 // Upcoming is the next invoice of one subscription as things stand now.
@@ -243,6 +434,18 @@ type Upcoming struct {
 	AmountDue    Money     `json:"amount_due"` // after the customer's balance
 }
 
+// Section is a part of an Account that is read by a call of its own.
+type Section string
+
+// The sections that can be missing from an Account. The customer and the
+// subscriptions cannot: without them there is no Account.
+const (
+	SectionPaymentMethods Section = "payment_methods"
+	SectionInvoices       Section = "invoices"
+	SectionDebts          Section = "debts"
+	SectionUpcoming       Section = "upcoming"
+)
+
 // Account is what the overview and the change pages show about one customer,
 // bounded in size. Long lists are paged reads of their own.
 type Account struct {
@@ -250,10 +453,22 @@ type Account struct {
 	Subscriptions  []Subscription  `json:"subscriptions"` // newest first, ended ones last
 	PaymentMethods []PaymentMethod `json:"payment_methods"`
 	Invoices       []Invoice       `json:"invoices"` // the latest few, newest first, without drafts
-	Upcoming       []Upcoming      `json:"upcoming"` // by due date
+	// Debts are the open invoices that are Debts, oldest first, at most
+	// MaxDebts.
+	Debts    []Invoice  `json:"debts"`
+	Upcoming []Upcoming `json:"upcoming"` // by due date, of the next three renewals
+	// Failed are the sections that the provider did not answer for, and that
+	// are empty for no other reason.
+	Failed []Section `json:"failed,omitempty"`
 	// AsOf is the provider's time of the read; it drives all billing dates.
 	AsOf time.Time `json:"as_of"`
 }
+
+// MaxDebts bounds Account.Debts.
+const MaxDebts = 100
+
+// Missing reports whether a section was not read.
+func (a *Account) Missing(s Section) bool { return slices.Contains(a.Failed, s) }
 
 // Subscription returns the account's subscription with that id.
 func (a *Account) Subscription(id string) (*Subscription, bool) {
@@ -286,4 +501,89 @@ type InvoicePage struct {
 	Invoices []Invoice
 	// Newer and Older are cursors for the pages on both sides, or empty.
 	Newer, Older string
+}
+
+// UsageQuery says which usage to read.
+type UsageQuery struct {
+	// Subscription is whose metered items are read.
+	Subscription string
+	// From and To bound the time; both zero for the current period of each
+	// item. At most 13 months.
+	From, To time.Time
+	// By is the width of a point: Day or Month, in UTC.
+	By Interval
+}
+
+// Usage is what a customer used, by meter.
+type Usage struct {
+	Meters []MeterUsage
+	// UpTo is how far the provider has counted; later events still come in.
+	UpTo time.Time
+}
+
+// MeterUsage is the usage of one metered item.
+type MeterUsage struct {
+	Meter string // id
+	// Event is the name that the vendor reports events under ("api_calls"); a
+	// plan's Limit of that name bounds it.
+	Event string
+	Name  string // what customers read: "API calls"
+	Item  string // subscription item id
+	Price Price
+	// From and To are the bounds that Total and Points are for.
+	From, To time.Time
+	Total    decimal.Decimal
+	Points   []UsagePoint // in order, without gaps
+	// Cost is what Total costs by Price, without tax. Estimated as long as the
+	// period is open. Nil where the bounds are not those of a period.
+	Cost *Money
+}
+
+// UsagePoint is the usage in [Start, End).
+type UsagePoint struct {
+	Start, End time.Time
+	Value      decimal.Decimal
+}
+
+// BalancePage is a customer's balance and a page of what moved it.
+type BalancePage struct {
+	// Balances are the customer's balance per currency as Customer.Balance
+	// counts it: below zero is credit.
+	Balances []Money
+	// Grants are credits with a purpose and an end (Stripe's billing credit
+	// grants), those that can still be used first, at most 100. First page
+	// only.
+	Grants []Grant
+	// Entries are newest first.
+	Entries      []BalanceEntry
+	Newer, Older string
+}
+
+// Grant is a credit that was given.
+type Grant struct {
+	ID        string
+	Name      string
+	Paid      bool // bought, not given
+	Amount    Money
+	Left      Money
+	Effective time.Time
+	Expires   time.Time // zero: never
+	Void      bool
+}
+
+// BalanceEntry is one movement of the balance or of a grant.
+type BalanceEntry struct {
+	ID   string
+	Time time.Time
+	// Type is Stripe's customer_balance_transaction.type ("adjustment",
+	// "applied_to_invoice", "unapplied_from_invoice", "credit_note" …), or of a
+	// grant "credits_granted", "credits_applied", "credits_expired",
+	// "credits_voided".
+	Type string
+	// Amount below zero is credit for the customer, as Customer.Balance.
+	Amount Money
+	// After is the balance after it; nil for a grant's.
+	After   *Money
+	Invoice string // id, or ""
+	Grant   string // id, or "" for the balance itself
 }

@@ -31,16 +31,37 @@ type Provider interface {
 	// it was deleted.
 	Find(ctx context.Context, customer string) (Customer, error)
 
+	// Search returns the customers with exactly that reference or e-mail,
+	// newest first, at most 20: for the vendor's staff. An empty list where
+	// there is none.
+	Search(ctx context.Context, q CustomerQuery) ([]Customer, error)
+
 	// Account reads what the overview shows. Independent reads run in
-	// parallel; the longest chain of dependent calls is two.
+	// parallel; the longest chain of dependent calls is two. A section that
+	// cannot be read is named in Failed, and the rest is there.
 	Account(ctx context.Context, customer string) (Account, error)
 
 	// Invoices reads one page, newest first, without drafts. cursor is "" or
 	// one that an earlier page gave. limit is 1 to 100.
 	Invoices(ctx context.Context, customer, cursor string, limit int) (InvoicePage, error)
 
-	// Document opens the PDF of an invoice. The caller closes Body.
-	Document(ctx context.Context, customer, invoice string) (Document, error)
+	// Invoice reads one invoice with everything about it. NotFound also for a
+	// draft.
+	Invoice(ctx context.Context, customer, invoice string) (InvoiceDetail, error)
+
+	// Document opens the PDF of an invoice or of a credit note. The caller
+	// closes Body. "not_ready" is the code of an Unavailable error where the
+	// provider has not made it yet.
+	Document(ctx context.Context, customer string, ref DocumentRef) (Document, error)
+
+	// Usage reads what a subscription's metered items counted. No meters where
+	// it has none.
+	Usage(ctx context.Context, customer string, q UsageQuery) (Usage, error)
+
+	// Balance reads the customer's balance, credit grants and one page of what
+	// moved them. cursor is "" or one that an earlier page gave. limit is 1 to
+	// 100.
+	Balance(ctx context.Context, customer, cursor string, limit int) (BalancePage, error)
 
 	// Preview works out what action would do and freezes the steps that do
 	// it. at is the proration moment to use, or zero to choose the provider's
@@ -83,6 +104,8 @@ type Event struct {
 	// Customer is whose account it may have changed; "" where it changed
 	// nobody's, or nothing that the portal shows.
 	Customer string
+	// Invoice is the invoice that it is about, or "".
+	Invoice  string
 	Created  time.Time
 	LiveMode bool
 }
@@ -121,6 +144,20 @@ type Capabilities struct {
 	Exponent func(currency string) int
 }
 
+// CustomerQuery names a customer. One member is set.
+type CustomerQuery struct {
+	// Reference is the vendor's own id of the customer, or the provider's.
+	Reference string
+	Email     string
+}
+
+// DocumentRef names a document: the invoice's own, or that of one of its credit
+// notes.
+type DocumentRef struct {
+	Invoice    string
+	CreditNote string
+}
+
 // Document is an open file.
 type Document struct {
 	ContentType string
@@ -149,8 +186,9 @@ const (
 type Error struct {
 	Fault Fault
 	// Code is a stable word: "card_declined", "insufficient_funds",
-	// "expired_card", "currency_mismatch", "rate_limit", "not_changeable",
-	// "invalid_request".
+	// "expired_card", "authentication_required", "currency_mismatch",
+	// "rate_limit", "not_changeable", "invalid_request", "in_use",
+	// "last_payment_method", "tax_id_invalid", "not_ready".
 	Code string
 	// Param names the object or parameter, for logs and messages at a field.
 	Param string

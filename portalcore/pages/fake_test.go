@@ -172,7 +172,24 @@ func (f *fake) Invoices(_ context.Context, id, cursor string, _ int) (billing.In
 	return billing.InvoicePage{}, &billing.Error{Fault: billing.NotFound, Param: "cursor"}
 }
 
-func (f *fake) Document(_ context.Context, id, invoice string) (billing.Document, error) {
+func (f *fake) Search(context.Context, billing.CustomerQuery) ([]billing.Customer, error) {
+	return nil, errors.New("not asked for here")
+}
+
+func (f *fake) Invoice(context.Context, string, string) (billing.InvoiceDetail, error) {
+	return billing.InvoiceDetail{}, errors.New("not asked for here")
+}
+
+func (f *fake) Usage(context.Context, string, billing.UsageQuery) (billing.Usage, error) {
+	return billing.Usage{}, errors.New("not asked for here")
+}
+
+func (f *fake) Balance(context.Context, string, string, int) (billing.BalancePage, error) {
+	return billing.BalancePage{}, errors.New("not asked for here")
+}
+
+func (f *fake) Document(_ context.Context, id string, ref billing.DocumentRef) (billing.Document, error) {
+	invoice := ref.Invoice
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.docs++

@@ -90,7 +90,7 @@ func validCursor(s string) bool {
 // document is GET /invoices/{id}/pdf. The provider's adapter refuses an invoice
 // of somebody else.
 func (v *visit) document() {
-	doc, err := v.Corridor.Provider.Document(v.r.Context(), v.sess.Customer, v.arg)
+	doc, err := v.Corridor.Provider.Document(v.r.Context(), v.sess.Customer, billing.DocumentRef{Invoice: v.arg})
 	switch {
 	case billing.FaultOf(err) == billing.NotFound:
 		v.notFound()

@@ -35,12 +35,15 @@ const (
 	ChangePlan          = "change_plan"
 	Cancel              = "cancel"
 	Resume              = "resume"
-	UpdatePaymentMethod = "update_payment_method"
+	UpdatePaymentMethod = "update_payment_method" // add one, make one the default
+	RemovePaymentMethod = "remove_payment_method"
+	PayInvoices         = "pay_invoices"
 	UpdateDetails       = "update_details"
+	UpdateTaxIDs        = "update_tax_ids"
 )
 
 // Actions lists all names of actions.
-var Actions = []string{ChangePlan, Cancel, Resume, UpdatePaymentMethod, UpdateDetails}
+var Actions = []string{ChangePlan, Cancel, Resume, UpdatePaymentMethod, RemovePaymentMethod, PayInvoices, UpdateDetails, UpdateTaxIDs}
 
 // ActionOf is the name under which rules speak of an action.
 func ActionOf(k billing.ActionKind) string {
@@ -53,8 +56,14 @@ func ActionOf(k billing.ActionKind) string {
 		return Resume
 	case billing.AddPaymentMethod, billing.SetDefaultPaymentMethod:
 		return UpdatePaymentMethod
+	case billing.RemovePaymentMethod:
+		return RemovePaymentMethod
+	case billing.PayInvoices:
+		return PayInvoices
 	case billing.UpdateDetails:
 		return UpdateDetails
+	case billing.UpdateTaxID:
+		return UpdateTaxIDs
 	}
 	return ""
 }

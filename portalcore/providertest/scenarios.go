@@ -272,7 +272,7 @@ func readDocument(s *scene) {
 	if !a.Invoices[0].HasDocument {
 		s.Fatal("the invoice has no document")
 	}
-	d, err := s.Provider.Document(s.ctx, m.ID, a.Invoices[0].ID)
+	d, err := s.Provider.Document(s.ctx, m.ID, billing.DocumentRef{Invoice: a.Invoices[0].ID})
 	s.must(err)
 	b, err := io.ReadAll(d.Body)
 	s.must(errors.Join(err, d.Body.Close()))
@@ -350,9 +350,9 @@ func ownerInvoice(s *scene) {
 	mine, other := s.World.Customer(on(basic)), s.World.Customer(on(basic))
 	p, err := s.Provider.Invoices(s.ctx, other.ID, "", 1)
 	s.must(err)
-	_, err = s.Provider.Document(s.ctx, mine.ID, p.Invoices[0].ID)
+	_, err = s.Provider.Document(s.ctx, mine.ID, billing.DocumentRef{Invoice: p.Invoices[0].ID})
 	s.fails("document", err, billing.NotFound)
-	_, err = s.Provider.Document(s.ctx, mine.ID, "in_none")
+	_, err = s.Provider.Document(s.ctx, mine.ID, billing.DocumentRef{Invoice: "in_none"})
 	s.fails("document", err, billing.NotFound)
 }
 

@@ -283,7 +283,8 @@ func (p *Provider) Invoices(ctx context.Context, customer, cursor string, limit 
 }
 
 // Document implements billing.Provider.
-func (p *Provider) Document(ctx context.Context, customer, invoice string) (billing.Document, error) {
+func (p *Provider) Document(ctx context.Context, customer string, ref billing.DocumentRef) (billing.Document, error) {
+	invoice := ref.Invoice
 	if err := p.reading(ctx, "account"); err != nil {
 		return billing.Document{}, err
 	}
@@ -943,3 +944,27 @@ func (p *Provider) ParseEvent(header http.Header, body []byte, now time.Time) (b
 }
 
 var _ billing.Provider = (*Provider)(nil)
+
+func notBuilt() error {
+	return &billing.Error{Fault: billing.Unavailable, Code: "not_built", Err: errors.New("not built yet")}
+}
+
+// Search implements billing.Provider.
+func (p *Provider) Search(ctx context.Context, q billing.CustomerQuery) ([]billing.Customer, error) {
+	return nil, notBuilt()
+}
+
+// Invoice implements billing.Provider.
+func (p *Provider) Invoice(ctx context.Context, customer, invoice string) (billing.InvoiceDetail, error) {
+	return billing.InvoiceDetail{}, notBuilt()
+}
+
+// Usage implements billing.Provider.
+func (p *Provider) Usage(ctx context.Context, customer string, q billing.UsageQuery) (billing.Usage, error) {
+	return billing.Usage{}, notBuilt()
+}
+
+// Balance implements billing.Provider.
+func (p *Provider) Balance(ctx context.Context, customer, cursor string, limit int) (billing.BalancePage, error) {
+	return billing.BalancePage{}, notBuilt()
+}

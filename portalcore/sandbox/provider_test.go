@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -104,7 +105,7 @@ func TestSeed(t *testing.T) {
 			t.Fatal(list, err)
 		}
 		size, effects := len(b.db.data), len(b.effects())
-		if again, err := sandbox.Seed(t.Context(), b.Ledger); err != nil || !slices.Equal(again, list) || len(b.db.data) != size || effects != 4 {
+		if again, err := sandbox.Seed(t.Context(), b.Ledger); err != nil || !reflect.DeepEqual(again, list) || len(b.db.data) != size || effects != 4 {
 			t.Errorf("seeding again changed something, %v; %d effects", err, effects)
 		}
 		p := sandbox.NewProvider(b.Ledger, nil, sandbox.ProviderOptions{})
@@ -347,7 +348,7 @@ func TestOwnership(t *testing.T) {
 	if _, _, err := d.Outcome(ctx, "cus_northwind", cancel.Steps[0], "k", nil); billing.FaultOf(err) != billing.NotFound {
 		t.Error(err)
 	}
-	if _, err := d.Document(ctx, "cus_northwind", other.Invoices[0].ID); billing.FaultOf(err) != billing.NotFound {
+	if _, err := d.Document(ctx, "cus_northwind", billing.DocumentRef{Invoice: other.Invoices[0].ID}); billing.FaultOf(err) != billing.NotFound {
 		t.Error(err)
 	}
 	if _, err := d.Provider.Invoices(ctx, "cus_northwind", "older:"+other.Invoices[0].ID, 5); billing.FaultOf(err) != billing.NotFound {
@@ -356,7 +357,7 @@ func TestOwnership(t *testing.T) {
 	if len(d.effects()) != effects {
 		t.Errorf("effects %v", kinds(d.effects()[effects:]))
 	}
-	doc, err := d.Document(ctx, "cus_globex", other.Invoices[0].ID)
+	doc, err := d.Document(ctx, "cus_globex", billing.DocumentRef{Invoice: other.Invoices[0].ID})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -306,7 +306,7 @@ func TestStripeMockAcceptsEveryRequest(t *testing.T) {
 	}
 	// The PDF itself is on a host that the fixtures name; only the read of the
 	// invoice is a request to the API.
-	_, _ = p.Document(ctx, cus, "in_1")
+	_, _ = p.Document(ctx, cus, billing.DocumentRef{Invoice: "in_1"})
 	pending = false
 
 	try := func(a billing.Action, refs map[string]string) {

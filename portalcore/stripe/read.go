@@ -468,7 +468,8 @@ func (p *Provider) invoice(ctx context.Context, customerID, id string) (*invoice
 // Document implements billing.Provider. The file's address is read anew each
 // time, as it expires; the file is fetched without the key, from allow-listed
 // hosts only, over at most three redirects.
-func (p *Provider) Document(ctx context.Context, customerID, id string) (billing.Document, error) {
+func (p *Provider) Document(ctx context.Context, customerID string, ref billing.DocumentRef) (billing.Document, error) {
+	id := ref.Invoice
 	v, err := p.invoice(ctx, customerID, id)
 	if err != nil {
 		return billing.Document{}, err
@@ -577,4 +578,27 @@ func (p *Provider) checkRedirect(req *http.Request, via []*http.Request) error {
 	// A Referer would hand the address before to the next host.
 	req.Header.Del("Referer")
 	return p.checkFile(req.URL)
+}
+func notBuilt() error {
+	return &billing.Error{Fault: billing.Unavailable, Code: "not_built", Err: errors.New("not built yet")}
+}
+
+// Search implements billing.Provider.
+func (p *Provider) Search(ctx context.Context, q billing.CustomerQuery) ([]billing.Customer, error) {
+	return nil, notBuilt()
+}
+
+// Invoice implements billing.Provider.
+func (p *Provider) Invoice(ctx context.Context, customer, invoice string) (billing.InvoiceDetail, error) {
+	return billing.InvoiceDetail{}, notBuilt()
+}
+
+// Usage implements billing.Provider.
+func (p *Provider) Usage(ctx context.Context, customer string, q billing.UsageQuery) (billing.Usage, error) {
+	return billing.Usage{}, notBuilt()
+}
+
+// Balance implements billing.Provider.
+func (p *Provider) Balance(ctx context.Context, customer, cursor string, limit int) (billing.BalancePage, error) {
+	return billing.BalancePage{}, notBuilt()
 }

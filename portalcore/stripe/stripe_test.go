@@ -354,7 +354,7 @@ func TestDocument(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			hops = 0
 			p, logs := open(t, &fake{by: map[string]http.HandlerFunc{"GET /v1/invoices/in_1": c.h}}, stripe.Options{})
-			d, err := p.Document(t.Context(), "cus_1", "in_1")
+			d, err := p.Document(t.Context(), "cus_1", billing.DocumentRef{Invoice: "in_1"})
 			if billing.FaultOf(err) != c.want {
 				t.Fatalf("error %v, want %q", err, c.want)
 			}
@@ -370,7 +370,7 @@ func TestDocument(t *testing.T) {
 	}
 	t.Run("endless", func(t *testing.T) {
 		p, _ := open(t, &fake{by: map[string]http.HandlerFunc{"GET /v1/invoices/in_1": invoice("cus_1", "paid", files.URL+"/endless")}}, stripe.Options{})
-		d, err := p.Document(t.Context(), "cus_1", "in_1")
+		d, err := p.Document(t.Context(), "cus_1", billing.DocumentRef{Invoice: "in_1"})
 		if err != nil {
 			t.Fatal(err)
 		}
