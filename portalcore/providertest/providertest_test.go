@@ -287,8 +287,7 @@ func TestStripeOverviewUnderLatency(t *testing.T) {
 
 // judged holds the objects in stripetest's answers against Stripe's spec: each
 // member must be one of Stripe's, of the type and with a value that the spec
-// names. (Members that are missing are no fault: stripetest has a part of
-// Stripe's objects only.)
+// names, and none that it requires may be missing.
 type judged struct {
 	http.ResponseWriter
 	t      *testing.T
@@ -320,8 +319,22 @@ func (j *judged) object(v any, at string) {
 			}
 			return
 		}
-		if kind != "list" && at == "" && v["error"] == nil {
+		if e := v["error"]; at == "" && e != nil {
+			if why := j.fits(v, j.shapes["error"], "error"); why != "" {
+				j.t.Errorf("stripetest answers with an error that Stripe's spec does not know: %s", why)
+			}
+			return
+		}
+		if kind != "list" && at == "" {
 			j.t.Errorf("stripetest answers with an object of no kind: %v", v)
+		}
+		if kind == "list" {
+			_, data := v["data"].([]any)
+			_, more := v["has_more"].(bool)
+			_, url := v["url"].(string)
+			if !data || !more || !url {
+				j.t.Errorf("stripetest answers with a list that is none: %v", v)
+			}
 		}
 		for k, x := range v {
 			j.object(x, at+"."+k)
@@ -376,6 +389,11 @@ func (j *judged) fits(v any, s *spec.Schema, at string) string {
 	case map[string]any:
 		if s.Type != "object" {
 			return at + " is an object"
+		}
+		for _, k := range s.Required {
+			if _, ok := v[k]; !ok {
+				return at + "." + k + " is missing"
+			}
 		}
 		for k, x := range v {
 			p := s.Properties[k]

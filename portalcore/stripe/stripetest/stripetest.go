@@ -75,7 +75,14 @@ func New(l *sandbox.Ledger, faults *sandbox.Faults, o Options) http.Handler {
 	_, _ = rand.Read(h.secret)
 	h.routes()
 	if o.Webhooks != nil {
-		o.Webhooks.SetDraw(h.draw)
+		o.Webhooks.SetDraw(func(ctx context.Context, kind, id string) (any, error) {
+			drawn, err := h.draw(ctx, kind, id)
+			if err != nil {
+				return nil, err
+			}
+			b, err := completed(drawn)
+			return json.RawMessage(b), err
+		})
 	}
 	return h
 }
@@ -198,7 +205,7 @@ func (h *handler) answer(r *http.Request, params map[string]*spec, fn call, c sa
 		}
 		return answerOf(le)
 	}
-	b, err := json.Marshal(out)
+	b, err := completed(out)
 	if err != nil {
 		h.o.Logger.Error("stripetest: encoding an answer", zap.Error(err))
 		return internal
@@ -216,7 +223,7 @@ func answerOf(e *sandbox.Error) answer {
 	if e.PaymentIntent != "" {
 		o["payment_intent"] = object{"id": e.PaymentIntent, "object": "payment_intent"}
 	}
-	b, _ := json.Marshal(object{"error": o})
+	b, _ := completed(object{"error": o}) // strings always encode
 	return answer{e.Status, b}
 }
 
