@@ -176,6 +176,14 @@ func fixtures() map[string]*Page {
 			p.Stale = true
 			p.Banner = &Banner{Kind: "stale", Date: now, Href: "/", Provider: "Stripe"}
 		}),
+		"overview-failed": change(page("overview", change(overview(), func(o *Overview) {
+			o.Next, o.Method, o.Invoices = nil, nil, nil
+		})), func(p *Page) {
+			p.Failed = []billing.Section{billing.SectionPaymentMethods, billing.SectionInvoices, billing.SectionDebts, billing.SectionUpcoming}
+		}),
+		"overview-failed-one": change(page("overview", change(overview(), func(o *Overview) { o.Invoices = nil })), func(p *Page) {
+			p.Failed = []billing.Section{billing.SectionInvoices}
+		}),
 		"overview-empty": page("overview", &Overview{Customer: billing.Customer{ID: "cus_new"}, SeePlans: true, UpdateMethod: allowed, UpdateDetails: allowed}),
 		"overview-many": page("overview", change(overview(), func(o *Overview) {
 			s := subscription()

@@ -1,6 +1,7 @@
 package templates
 
 import (
+	"slices"
 	"time"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
@@ -34,10 +35,21 @@ type Page struct {
 	Stale bool
 	// RefreshHref reads the page's data anew ("As of 14:05. Refresh"), or "".
 	RefreshHref string
+	// Failed are the sections of the account that could not be read. The part
+	// sectionFailure stands in their place: never a zero, never "none yet".
+	Failed []billing.Section
 	// RequestID is printed on message pages for support, "" to leave it out.
 	RequestID string
 	Body      any
 }
+
+// Missing reports whether a section of the account could not be read.
+func (p *Page) Missing(section string) bool {
+	return slices.Contains(p.Failed, billing.Section(section))
+}
+
+// Current reports whether all that is on the page but one section is current.
+func (p *Page) Current() bool { return !p.Stale && len(p.Failed) < 2 }
 
 // Banner is the one banner above the h1.
 type Banner struct {

@@ -24,10 +24,11 @@ const (
 	// keep is how long an account stays at hand for an outage of the provider.
 	keep = 30 * time.Minute
 	// retryAfter is how long an older copy is shown before a provider that did
-	// not answer is asked again.
+	// not answer, or not for all of it, is asked again.
 	retryAfter = 3 * time.Second
-	// entries bounds the memory: an account of a usual customer is a few kB.
-	entries = 10_000
+	// cacheBytes bounds the memory, as Size counts it: an account of a usual
+	// customer is a few kB, one with 200 subscriptions a few hundred.
+	cacheBytes = 128 << 20
 	// readTimeout bounds a read: it goes on when the first who asked went away.
 	readTimeout = 20 * time.Second
 )
@@ -64,7 +65,8 @@ func New(p billing.Provider, now func() time.Time, maxAge time.Duration) (*Accou
 		maxAge = DefaultMaxAge
 	}
 	c, err := otter.New(&otter.Options[string, Snapshot]{
-		MaximumSize:      entries,
+		MaximumWeight:    cacheBytes,
+		Weigher:          weigh,
 		ExpiryCalculator: otter.ExpiryWriting[string, Snapshot](keep),
 	})
 	if err != nil {
@@ -75,7 +77,9 @@ func New(p billing.Provider, now func() time.Time, maxAge time.Duration) (*Accou
 
 // Cached returns the account for a page. version is the customer's account
 // version: an account read for an older one is read again. Where the provider
-// does not answer, an older copy is returned with Stale set.
+// does not answer, an older copy is returned with Stale set. Where it did not
+// answer for a section, Account.Failed names it: an older copy of a part never
+// stands beside what is current, and the account is read again soon.
 func (a *Accounts) Cached(ctx context.Context, customer string, version uint64) (Snapshot, error) {
 	s, ok := a.cache.GetIfPresent(customer)
 	if ok && s.Stale {
@@ -85,7 +89,7 @@ func (a *Accounts) Cached(ctx context.Context, customer string, version uint64) 
 		}
 	} else if ok && s.Version >= version {
 		// Below zero the clock went backwards: the age is not known.
-		if age := a.now().Sub(s.Read); age >= 0 && age < a.maxAge {
+		if age := a.now().Sub(s.Read); age >= 0 && age < a.lasts(&s.Account) {
 			return s, nil
 		}
 	}
@@ -104,13 +108,32 @@ func (a *Accounts) Cached(ctx context.Context, customer string, version uint64) 
 	return s, nil
 }
 
+// lasts is how long an account is shown without asking again.
+func (a *Accounts) lasts(acct *billing.Account) time.Duration {
+	if len(acct.Failed) > 0 {
+		return min(retryAfter, a.maxAge)
+	}
+	return a.maxAge
+}
+
 // Peek returns the account where it is at hand, whatever its age.
 func (a *Accounts) Peek(customer string) (Snapshot, bool) { return a.cache.GetIfPresent(customer) }
 
-// Fresh reads the account from the provider, for a decision.
+// Fresh reads the account from the provider, for a decision. An account with a
+// section that could not be read decides nothing: it is kept for pages, and the
+// error is Unavailable with the code "section_failed".
 func (a *Accounts) Fresh(ctx context.Context, customer string, version uint64) (billing.Account, error) {
 	s, err := a.ask(ctx, customer, version)
-	return s.Account, err
+	if err == nil && len(s.Account.Failed) > 0 {
+		err = &billing.Error{
+			Fault: billing.Unavailable, Code: "section_failed", Param: string(s.Account.Failed[0]),
+			Err: fmt.Errorf("the provider did not answer for %q", s.Account.Failed),
+		}
+	}
+	if err != nil {
+		return billing.Account{}, err
+	}
+	return s.Account, nil
 }
 
 // ask reads the account and keeps it. It counts as read when the read began:

@@ -99,7 +99,7 @@ func (v *visit) look(section string, snap account.Snapshot) (*look, bool) {
 	}
 	l.page = &templates.Page{
 		Section: section, SignedIn: true, Customer: customerName(l.acct), ReturnURL: v.backURL(),
-		CancelURL: cancelURL(l.acct), AsOf: l.acct.AsOf, Stale: snap.Stale,
+		CancelURL: cancelURL(l.acct), AsOf: l.acct.AsOf, Stale: snap.Stale, Failed: l.acct.Failed,
 		RefreshHref: v.r.URL.Path + "?" + refreshField + "=1",
 	}
 	return l, true
@@ -403,9 +403,23 @@ func (v *visit) knownCancelURL() string {
 	return ""
 }
 
+// pays is what pays for s, or nil where nothing does. Where the payment methods
+// could not be read, one without details stands for the one that is named.
 func (l *look) pays(s *billing.Subscription) *billing.PaymentMethod {
-	m, _ := l.acct.Pays(s)
+	m, ok := l.acct.Pays(s)
+	if !ok && l.acct.Missing(billing.SectionPaymentMethods) {
+		if id := cmp.Or(subscriptionMethod(s), l.acct.Customer.DefaultPaymentMethod); id != "" {
+			return &billing.PaymentMethod{ID: id}
+		}
+	}
 	return m
+}
+
+func subscriptionMethod(s *billing.Subscription) string {
+	if s == nil {
+		return ""
+	}
+	return s.DefaultPaymentMethod
 }
 
 // banner is the most urgent thing to say, or nil.
