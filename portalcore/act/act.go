@@ -411,7 +411,9 @@ func (c *Corridor) Do(ctx context.Context, who Who, nonce, version string, a bil
 		return i, err
 	}
 	if a.Kind == billing.AddPaymentMethod {
-		return c.addPaymentMethod(ctx, who, nonce, version, a)
+		return c.addPaymentMethod(ctx, who, nonce, a, func(who Who) (billing.Preview, billing.Account, error) {
+			return c.consider(ctx, who, version, a)
+		})
 	}
 	return c.decide(ctx, who, nonce, func(who Who) (billing.Preview, billing.Account, error) {
 		return c.consider(ctx, who, version, a)
@@ -422,18 +424,18 @@ func (c *Corridor) Do(ctx context.Context, who Who, nonce, version string, a bil
 // to before, instead of to a new one: well within how long providers keep one.
 const cardPageLife = time.Hour
 
-// addPaymentMethod sends a session that already has an open card page there
-// again: however often it is asked for, one waits.
-func (c *Corridor) addPaymentMethod(ctx context.Context, who Who, nonce, version string, a billing.Action) (journal.Intent, error) {
+// addPaymentMethod sends a session that already has an open card page for the
+// same purpose there again: however often it is asked for, one waits.
+func (c *Corridor) addPaymentMethod(ctx context.Context, who Who, nonce string, a billing.Action, look func(Who) (billing.Preview, billing.Account, error)) (journal.Intent, error) {
 	key := store.Key(c.Tenant, "card-page", who.Hash)
 	values, err := c.Store.GetAll(ctx, key)
 	if err != nil {
 		return journal.Intent{}, fmt.Errorf("%w: %w", ErrNothingSent, err)
 	}
-	look := func(who Who) (billing.Preview, billing.Account, error) { return c.consider(ctx, who, version, a) }
 	if values[0] != nil {
 		open, err := c.Journal.Get(ctx, who.Customer, string(values[0]))
-		if err == nil && open.State == journal.AwaitingCustomer && open.Next() == 0 && c.Now().Sub(open.Created) < cardPageLife {
+		same := open.Action.Use == a.Use && open.Action.Subscription == a.Subscription && slices.Equal(open.Action.Invoices, a.Invoices)
+		if err == nil && same && open.State == journal.AwaitingCustomer && open.Next() == 0 && c.Now().Sub(open.Created) < cardPageLife {
 			if _, _, err := look(who); err != nil { // still allowed, and the account still there
 				return journal.Intent{}, err
 			}

@@ -488,6 +488,15 @@ func (a *Account) PaymentMethod(id string) (*PaymentMethod, bool) {
 	return &a.PaymentMethods[i], true
 }
 
+// Debt returns the account's debt with that id.
+func (a *Account) Debt(id string) (*Invoice, bool) {
+	i := slices.IndexFunc(a.Debts, func(v Invoice) bool { return v.ID == id })
+	if i < 0 {
+		return nil, false
+	}
+	return &a.Debts[i], true
+}
+
 // Pays returns the payment method that pays for s: its own or the customer's.
 func (a *Account) Pays(s *Subscription) (*PaymentMethod, bool) {
 	if s != nil && s.DefaultPaymentMethod != "" {
