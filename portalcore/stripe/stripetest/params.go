@@ -255,18 +255,27 @@ func paged(m map[string]*spec, properties ...string) map[string]*spec {
 	return m
 }
 
-// page cuts one page out of all, newest first.
-func page[T any](all []T, id func(T) string, a args) ([]T, bool, *sandbox.Error) {
-	limit := 10
+// cut reads which page of a list is wanted.
+func cut(a args) (limit int, after, before string, e *sandbox.Error) {
+	limit = 10
 	if n := a.nump("limit"); n != nil {
 		if *n < 1 || *n > 100 {
-			return nil, false, invalid("parameter_invalid_integer", "limit", "The limit is 1 to 100.")
+			return 0, "", "", invalid("parameter_invalid_integer", "limit", "The limit is 1 to 100.")
 		}
 		limit = int(*n)
 	}
-	after, before := a.str("starting_after"), a.str("ending_before")
+	after, before = a.str("starting_after"), a.str("ending_before")
 	if after != "" && before != "" {
-		return nil, false, invalid("parameters_exclusive", "ending_before", "You may only specify one of these parameters: starting_after, ending_before.")
+		return 0, "", "", invalid("parameters_exclusive", "ending_before", "You may only specify one of these parameters: starting_after, ending_before.")
+	}
+	return limit, after, before, nil
+}
+
+// page cuts one page out of all, newest first.
+func page[T any](all []T, id func(T) string, a args) ([]T, bool, *sandbox.Error) {
+	limit, after, before, e := cut(a)
+	if e != nil {
+		return nil, false, e
 	}
 	find := func(name, want string) (int, *sandbox.Error) {
 		i := slices.IndexFunc(all, func(x T) bool { return id(x) == want })
