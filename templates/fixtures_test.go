@@ -137,6 +137,13 @@ func outside(body any) *Page {
 func fixtures() map[string]*Page {
 	drop := &Form{Action: "/drop", Nonce: "nonce-drop", Version: "v2"}
 	countries := []Country{{"DE", "Germany"}, {"GB", "United Kingdom"}}
+	inputs := []AddressInput{
+		{Name: "line1", Label: "line1", Autocomplete: "billing address-line1", Value: northwind.Address.Line1, Required: true},
+		{Name: "line2", Label: "line2", Autocomplete: "billing address-line2"},
+		{Name: "postal_code", Label: "postal_code.zip", Autocomplete: "billing postal-code", Value: northwind.Address.PostalCode, Example: "95014"},
+		{Name: "city", Label: "city.post_town", Autocomplete: "billing address-level2", Value: northwind.Address.City, Required: true},
+		{Name: "state", Label: "state.no_such_word", Autocomplete: "billing address-level1", Value: "CA", Regions: []billing.AddressRegion{{Key: "CA", Name: "California"}, {Key: "OR", Name: "Oregon"}}},
+	}
 	long := "International Cooperative Enterprise Collaboration Premium 2026"
 	m := map[string]*Page{
 		"overview": page("overview", overview()),
@@ -300,10 +307,10 @@ func fixtures() map[string]*Page {
 		"leave-provider": page("", &Leave{Provider: "Stripe", Href: "https://checkout.stripe.com/c/pay/1"}),
 		"leave-vendor":   outside(&Leave{Href: "https://app.acme.example/settings"}),
 
-		"details-address": change(page("payment", &Details{Section: "address", Values: northwind, Countries: countries, Confirm: Form{Action: "/details/address", Nonce: "nonce-details", Version: "c1"}, Permit: allowed}), func(p *Page) { p.BackTo = "payment" }),
+		"details-address": change(page("payment", &Details{Section: "address", Values: northwind, Countries: countries, Address: inputs, Confirm: Form{Action: "/details/address", Nonce: "nonce-details", Version: "c1"}, Permit: allowed}), func(p *Page) { p.BackTo = "payment" }),
 		"details-address-errors": change(page("payment", &Details{
-			Section: "address", Values: billing.Customer{}, Countries: countries, Confirm: Form{Action: "/details/address"}, Permit: allowed,
-			Errors: []FieldError{{Field: "country", Key: "country"}, {Field: "line1", Key: "line1"}, {Field: "city", Key: "too_long", Args: map[string]any{"count": 80}}, {Field: "postal_code", Key: "no_such_key"}},
+			Section: "address", Values: billing.Customer{}, Countries: countries, Address: inputs[:4], Switched: true, Confirm: Form{Action: "/details/address"}, Permit: allowed,
+			Errors: []FieldError{{Field: "country", Key: "country"}, {Field: "line1", Key: "line1"}, {Field: "city", Key: "too_long", Args: map[string]any{"count": 80}}, {Field: "postal_code", Key: "postal_code_form", Args: map[string]any{"example": "95014"}}, {Field: "line2", Key: "no_such_key"}},
 		}),
 			func(p *Page) { p.BackTo = "payment" }),
 		"details-denied": change(page("payment", &Details{Section: "phone", Values: northwind, Permit: may("role")}), func(p *Page) { p.BackTo = "payment" }),
@@ -324,6 +331,36 @@ func fixtures() map[string]*Page {
 		"enter":          {Body: &Enter{Name: "Northwind Ltd", Token: "eyJhbGciOiJFZERTQSJ9.e30.sig"}, ReturnURL: "https://app.acme.example/settings"},
 		"enter-replaces": {Body: &Enter{ID: "cus_northwind", Token: "eyJhbGciOiJFZERTQSJ9.e30.sig", Replaces: true}},
 	}
+	vat := []billing.TaxID{
+		{ID: "txi_1", Type: "eu_vat", Country: "DE", Value: "DE123456789", Status: billing.TaxIDVerified, VerifiedName: "Northwind GmbH"},
+		{ID: "txi_2", Type: "eu_vat", Country: "FR", Value: "FRAB123456789", Status: billing.TaxIDPending},
+		{ID: "txi_3", Type: "gb_vat", Country: "GB", Value: "GB123456789", Status: billing.TaxIDUnverified},
+		{ID: "txi_4", Type: "ch_vat", Country: "CH", Value: "CHE-123.456.789 MWST", Status: billing.TaxIDUnavailable},
+		{ID: "txi_5", Type: "us_ein", Country: "US", Value: "12-3456789"},
+	}
+	kinds := []TaxIDChoice{{"us_ein:US", "US", "United States EIN"}, {"eu_vat:DE", "DE", "German VAT number"}, {"eu_oss_vat:", "", "European One Stop Shop VAT number"}}
+	papers := northwind
+	papers.TaxIDs, papers.Locale = vat, "de"
+	papers.InvoiceFields = []billing.InvoiceField{{Name: "PO number", Value: "4711"}, {Name: "Cost centre", Value: "R&D <2>"}}
+	toPayment := func(body any) *Page { return change(page("payment", body), func(p *Page) { p.BackTo = "payment" }) }
+	m["payment-papers"] = page("payment", &Payment{Methods: []Method{{PaymentMethod: *visa, Default: true}}, Add: allowed, AddHref: "/payment/add", Customer: papers, UpdateDetails: allowed, UpdateTaxIDs: allowed})
+	m["details-invoice-fields"] = toPayment(&Details{
+		Section: "invoice-fields", Values: papers, PurchaseOrder: "4711", Fields: []billing.InvoiceField{papers.InvoiceFields[1], {Name: "Cost centre", Value: "x"}, {}},
+		Confirm: Form{Action: "/details/invoice-fields", Nonce: "nonce-details"}, Permit: allowed, Errors: []FieldError{{Field: "field_name_2", Key: "field_twice"}},
+	})
+	m["details-language"] = toPayment(&Details{
+		Section: "language", Values: papers, Languages: []Language{{"de", "Deutsch"}, {"en", "English"}}, Confirm: Form{Action: "/details/language", Nonce: "nonce-details"}, Permit: allowed,
+	})
+	m["tax-ids"] = toPayment(&TaxIDs{IDs: vat, Own: kinds[:1], Others: kinds, Choice: "us_ein:US", Confirm: Form{Action: "/details/tax-ids", Nonce: "nonce-tax"}, Permit: allowed})
+	m["tax-ids-empty"] = toPayment(&TaxIDs{
+		Others: kinds, Choice: "eu_vat:DE", Value: "DE12", Confirm: Form{Action: "/details/tax-ids", Nonce: "nonce-tax"}, Permit: allowed,
+		Errors: []FieldError{{Field: "tax_id_value", Key: "tax_id", Args: map[string]any{"name": "German VAT number", "example": "DE123456789"}}},
+	})
+	m["tax-ids-denied"] = toPayment(&TaxIDs{IDs: vat[:1], Permit: may("role")})
+	m["tax-id"] = toPayment(&TaxIDs{
+		IDs: vat, Editing: &vat[0], Own: kinds[1:2], Others: kinds, Choice: "eu_vat:DE", Value: "DE123456789", Permit: allowed,
+		Confirm: Form{Action: "/tax-id/txi_1", Nonce: "nonce-tax"}, Remove: Form{Action: "/tax-id/txi_1", Nonce: "nonce-remove", Hidden: []Field{{"remove", "1"}}},
+	})
 	for _, s := range []string{"name", "email", "phone"} {
 		m["details-"+s] = change(page("payment", &Details{Section: s, Values: northwind, Confirm: Form{Action: "/details/" + s, Nonce: "nonce-details"}, Permit: allowed}), func(p *Page) { p.BackTo = "payment" })
 	}

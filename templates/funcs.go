@@ -6,6 +6,8 @@ import (
 	"regexp"
 
 	"github.com/shopspring/decimal"
+	"golang.org/x/text/language"
+	"golang.org/x/text/language/display"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 )
@@ -61,12 +63,29 @@ func monthly(p billing.Price, n int64) (exactly, error) {
 	return exactly{p.UnitAmount.Mul(decimal.NewFromInt(n)).DivRound(months, 0), p.Currency}, nil
 }
 
+// fieldInputs names the inputs of a row of InvoiceFieldInputs, and the row,
+// from 1.
+type fieldInputs struct {
+	Name, Value string
+	Number      int
+}
+
+// languageName is a language (BCP 47) by its own name, or the tag.
+func languageName(tag string) string {
+	if t, err := language.Parse(tag); err == nil {
+		if name := display.Self.Name(t); name != "" {
+			return name
+		}
+	}
+	return tag
+}
+
 // pathOf names the pages' own paths, and the fields of their forms, for
 // templates.
 func pathOf(name string) (string, error) {
 	p, ok := map[string]string{
 		"overview": PathOverview, "plan": PathPlan, "payment": PathPayment, "invoices": PathInvoices,
-		"add_method": PathAddMethod, "details": PathDetails, "enter": PathEnter, "sign_out": PathSignOut, "devices": PathDevices,
+		"add_method": PathAddMethod, "details": PathDetails, "tax_ids": PathTaxIDs, "tax_id": PathTaxID, "enter": PathEnter, "sign_out": PathSignOut, "devices": PathDevices,
 	}[name]
 	if !ok {
 		return "", fmt.Errorf("no path %q", name)

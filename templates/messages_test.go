@@ -197,6 +197,7 @@ func TestKeys(t *testing.T) {
 		}
 		prefixes = append(prefixes, "preview."+how+".interval.")
 	}
+	prefixes = append(prefixes, "field.")                  // composed in fieldWord
 	for _, state := range []string{"waiting", "refused"} { // composed in receipt-title
 		used["receipt."+state+".other"] = true
 	}

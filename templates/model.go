@@ -2,6 +2,7 @@ package templates
 
 import (
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
@@ -140,7 +141,9 @@ type Field struct{ Name, Value string }
 // FieldError is a message at a form field. Key is a message key under
 // "error.field."; Args its placeholders: "required", "invalid", "too_long"
 // (count), "name", "email", "phone", "line1", "city", "postal_code",
-// "country", "quantity", "quantity_min" (min), "quantity_max" (max), "price",
+// "country", "state", "postal_code_form" (example), "field_name",
+// "field_value", "field_twice", "tax_id" (name, example), "tax_id_type",
+// "tax_id_refused", "quantity", "quantity_min" (min), "quantity_max" (max), "price",
 // "same". Another key is shown as "invalid".
 type FieldError struct {
 	Field string // the input's id
@@ -310,6 +313,7 @@ type Payment struct {
 	AddHref       string
 	Customer      billing.Customer
 	UpdateDetails Permit
+	UpdateTaxIDs  Permit
 }
 
 // Method is a payment method with what it pays for.
@@ -355,16 +359,70 @@ type Leave struct {
 
 // Details is /details/{section}.
 type Details struct {
-	Section   string // "name", "email", "phone", "address"
+	Section   string // "name", "email", "phone", "address", "invoice-fields", "language"
 	Values    billing.Customer
 	Countries []Country
-	Confirm   Form
-	Errors    []FieldError
-	Permit    Permit
+	// Address are the inputs of "address", in the order of the country.
+	Address []AddressInput
+	// Switched is set where another country was chosen, and nothing was saved:
+	// its inputs are to be looked at first.
+	Switched bool
+	// PurchaseOrder and Fields are what "invoice-fields" shows, empty rows too.
+	PurchaseOrder string
+	Fields        []billing.InvoiceField
+	Languages     []Language
+	Confirm       Form
+	Errors        []FieldError
+	Permit        Permit
+}
+
+// AddressInput is an input of an address form.
+type AddressInput struct {
+	Name         string // of the field
+	Label        string // a message key under "field."
+	Autocomplete string
+	Value        string
+	Required     bool
+	Example      string // a value as the country writes it, or ""
+	// Regions are the values to choose from; none for a free text.
+	Regions []billing.AddressRegion
 }
 
 // Country is a choice in the address form.
 type Country struct{ Code, Name string }
+
+// Language is a choice for the language of invoices, by its own name.
+type Language struct{ Tag, Name string }
+
+// InvoiceFieldInputs are the names of the two inputs of row n, from 0, of the
+// fields that are printed on invoices.
+func InvoiceFieldInputs(n int) (name, value string) {
+	row := strconv.Itoa(n + 1)
+	return "field_name_" + row, "field_value_" + row
+}
+
+// TaxIDs is /details/tax-ids, and /tax-id/{id} where one is being changed.
+type TaxIDs struct {
+	IDs []billing.TaxID
+	// Editing is the one that is replaced or removed, or nil.
+	Editing *billing.TaxID
+	// Own are the choices of the customer's country, Others those of all
+	// countries.
+	Own, Others []TaxIDChoice
+	Choice      string // the choice that is made
+	Value       string // as entered
+	Confirm     Form
+	Remove      Form // of Editing
+	Errors      []FieldError
+	Permit      Permit
+}
+
+// TaxIDChoice is a type of tax id in one country.
+type TaxIDChoice struct {
+	Value   string // of the choice
+	Country string // ISO 3166-1, or ""
+	Name    string
+}
 
 // Invoices is /invoices.
 type Invoices struct {
@@ -409,7 +467,9 @@ const (
 	PathPayment   = "/payment"
 	PathInvoices  = "/invoices"
 	PathAddMethod = "/payment/add"
-	PathDetails   = "/details/" // + "name", "email", "phone", "address"
+	PathDetails   = "/details/" // + "name", "email", "phone", "address", "invoice-fields", "language"
+	PathTaxIDs    = "/details/tax-ids"
+	PathTaxID     = "/tax-id/"  // + id
 	PathEnter     = "/enter"    // GET with FieldToken in the query; POST with it in the form
 	PathSignOut   = "/sign-out" // POST
 	PathDevices   = "/devices"
@@ -436,4 +496,12 @@ const (
 	FieldState      = "state"
 	FieldPostalCode = "postal_code"
 	FieldCountry    = "country"
+	// FieldFormCountry is the country whose inputs the address form shows.
+	FieldFormCountry   = "form_country"
+	FieldPurchaseOrder = "purchase_order"
+	FieldLocale        = "locale"
+	// The fields of TaxIDs.
+	FieldTaxIDType  = "tax_id_type"
+	FieldTaxIDValue = "tax_id_value"
+	FieldRemove     = "remove"
 )

@@ -44,6 +44,7 @@ var bodies = map[string]any{
 	"overview.html": &Overview{}, "plan.html": &Plan{}, "preview.html": &Preview{}, "receipt.html": &Receipt{},
 	"cancel.html": &Cancel{}, "payment.html": &Payment{}, "addmethod.html": &AddMethod{}, "leave.html": &Leave{},
 	"details.html": &Details{}, "invoices.html": &Invoices{}, "devices.html": &Devices{}, "enter.html": &Enter{}, "message.html": &Message{},
+	"taxids.html": &TaxIDs{},
 }
 
 // Options are what a Renderer is made from.
@@ -317,6 +318,8 @@ func fileOf(body any) string {
 		return "addmethod.html"
 	case *Leave, Leave:
 		return "leave.html"
+	case *TaxIDs, TaxIDs:
+		return "taxids.html"
 	case *Details, Details:
 		return "details.html"
 	case *Invoices, Invoices:
@@ -410,7 +413,25 @@ func (r *Renderer) funcs(l *local) template.FuncMap {
 		"samePeriod": func(a, b billing.Price) bool {
 			return a.Interval == b.Interval && max(a.IntervalCount, 1) == max(b.IntervalCount, 1)
 		},
-		"country": func(code string) (template.HTML, error) { return l.html(l.country(code)) },
+		"country":      func(code string) (template.HTML, error) { return l.html(l.country(code)) },
+		"addressLines": func(a billing.Address) []string { return billing.AddressFormOf(a.Country, l.locale).Lines(a) },
+		"fieldInputs": func(n int) fieldInputs {
+			name, value := InvoiceFieldInputs(n)
+			return fieldInputs{name, value, n + 1}
+		},
+		"countryName":  l.country,
+		"languageName": languageName,
+		// fieldWord is the message for what a country calls a field
+		// ("state.county"), or for the field.
+		"fieldWord": func(label string) string {
+			field, _, _ := strings.Cut(label, ".")
+			for _, k := range []string{"field." + label, "field." + field} {
+				if l.messages.has(k) {
+					return k
+				}
+			}
+			return "field.other"
+		},
 		"back": func(section string) (string, error) {
 			return pathOf(known(section, "overview", "plan", "payment", "invoices"))
 		},

@@ -401,7 +401,7 @@ func TestDetails(t *testing.T) {
 	if w := b.post("/details/name", with(form, "nonce", "0123456789abcdefghijklmnop", "name", "Other")); w.Code != 409 {
 		t.Errorf("from an old page: %d, want 409", w.Code)
 	}
-	address := url.Values{"line1": {"1 High St"}, "city": {"Oxford"}, "postal_code": {"OX1"}, "country": {"GB"}}
+	address := url.Values{"line1": {"1 High St"}, "city": {"Oxford"}, "postal_code": {"ox1 4pg"}, "country": {"GB"}}
 	for _, tc := range []struct {
 		section string
 		form    url.Values
@@ -438,6 +438,9 @@ func TestDetails(t *testing.T) {
 		path := "/details/" + tc.section
 		hidden := formOf(t, b.get(path).Body.String(), path)
 		maps.Copy(hidden, tc.form)
+		if tc.section == "address" {
+			hidden.Set("form_country", tc.form.Get("country"))
+		}
 		if tc.field == "" {
 			location(t, b.post(path, hidden), "/done/")
 			continue

@@ -296,8 +296,26 @@ func (f *fake) apply(acct *billing.Account, step billing.Step) {
 	if a.Kind == billing.SetDefaultPaymentMethod {
 		acct.Customer.DefaultPaymentMethod = a.PaymentMethod
 	}
-	if d := a.Details; d != nil && d.Name != nil {
-		acct.Customer.Name = *d.Name
+	if d := a.Details; d != nil {
+		if d.Name != nil {
+			acct.Customer.Name = *d.Name
+		}
+		if d.Address != nil {
+			acct.Customer.Address = *d.Address
+		}
+		if d.InvoiceFields != nil {
+			acct.Customer.InvoiceFields = *d.InvoiceFields
+		}
+		if d.Locale != nil {
+			acct.Customer.Locale = *d.Locale
+		}
+	}
+	if c := a.TaxID; c != nil {
+		ids := slices.DeleteFunc(slices.Clone(acct.Customer.TaxIDs), func(t billing.TaxID) bool { return t.ID == c.Remove })
+		if c.Value != "" {
+			ids = append(ids, billing.TaxID{ID: "txi_" + strings.ToLower(c.Value), Type: c.Type, Country: billing.TaxIDCountry(c.Type, c.Value), Value: c.Value})
+		}
+		acct.Customer.TaxIDs = ids
 	}
 }
 
@@ -364,7 +382,7 @@ func must[T any](t testing.TB) func(T, error) T {
 
 var allowAll = []policy.Rule{
 	{Verdict: policy.Allow, Actions: []string{policy.ChangePlan}, Directions: []policy.Direction{policy.Upgrade, policy.IntervalLonger}},
-	{Verdict: policy.Allow, Actions: []string{policy.Cancel, policy.UpdatePaymentMethod, policy.UpdateDetails}},
+	{Verdict: policy.Allow, Actions: []string{policy.Cancel, policy.UpdatePaymentMethod, policy.UpdateDetails, policy.UpdateTaxIDs}},
 }
 
 func newEnv(t testing.TB, change ...func(*Options)) *env {

@@ -864,7 +864,7 @@ func (v *visit) payment() {
 		may := l.permitCustomer(policy.UpdatePaymentMethod)
 		body := &templates.Payment{
 			Customer: l.acct.Customer, Add: may, AddHref: templates.PathAddMethod,
-			UpdateDetails: l.permitCustomer(policy.UpdateDetails),
+			UpdateDetails: l.permitCustomer(policy.UpdateDetails), UpdateTaxIDs: l.permitCustomer(policy.UpdateTaxIDs),
 		}
 		for _, m := range l.acct.PaymentMethods {
 			out := templates.Method{

@@ -226,6 +226,8 @@ func routes() map[string]route {
 		pathDefault:                  {post: (*visit).makeDefault},
 		templates.PathInvoices:       {get: (*visit).invoices},
 		templates.PathInvoices + "/": {get: (*visit).document},
+		templates.PathTaxIDs:         {get: (*visit).taxIDs, post: (*visit).saveTaxID},
+		templates.PathTaxID:          {get: (*visit).taxID, post: (*visit).saveTaxID},
 		pathRefresh:                  {post: (*visit).refresh},
 		pathState:                    {get: (*visit).state},
 		templates.PathDevices:        {get: (*visit).devices},

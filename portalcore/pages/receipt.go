@@ -62,7 +62,7 @@ func sectionOf(k billing.ActionKind) string {
 	switch k {
 	case billing.ChangePlan, billing.DropPending:
 		return "plan"
-	case billing.AddPaymentMethod, billing.SetDefaultPaymentMethod, billing.UpdateDetails:
+	case billing.AddPaymentMethod, billing.SetDefaultPaymentMethod, billing.UpdateDetails, billing.UpdateTaxID:
 		return "payment"
 	}
 	return "overview"
@@ -220,7 +220,7 @@ func retryHref(a billing.Action, s journal.State) string {
 		return withSubscription(pathCancel, a.Subscription)
 	case billing.AddPaymentMethod:
 		return templates.PathAddMethod
-	case billing.SetDefaultPaymentMethod, billing.UpdateDetails:
+	case billing.SetDefaultPaymentMethod, billing.UpdateDetails, billing.UpdateTaxID:
 		return templates.PathPayment
 	}
 	return templates.PathOverview
