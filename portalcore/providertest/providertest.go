@@ -221,9 +221,11 @@ func seen(a billing.Account) billing.Account {
 			sub.Pending = &p
 		}
 	}
-	a.Invoices = slices.Clone(a.Invoices)
-	for i := range a.Invoices {
-		a.Invoices[i] = seenInvoice(a.Invoices[i])
+	for _, list := range []*[]billing.Invoice{&a.Invoices, &a.Debts} {
+		*list = slices.Clone(*list)
+		for i := range *list {
+			(*list)[i] = seenInvoice((*list)[i])
+		}
 	}
 	return a
 }
@@ -232,7 +234,7 @@ func seen(a billing.Account) billing.Account {
 // and whether one that is settled was once for a change that waited, which
 // Stripe does not say.
 func seenInvoice(v billing.Invoice) billing.Invoice {
-	v.Description = present(v.Description)
+	v.Description, v.PaymentPage = present(v.Description), present(v.PaymentPage)
 	v.ForPendingUpdate = v.ForPendingUpdate && v.Status == billing.InvoiceOpen
 	return v
 }

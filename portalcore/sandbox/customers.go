@@ -15,11 +15,16 @@ import (
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 )
 
-// TestCard is one of the numbers that the sandbox knows.
+// TestCard is one of the numbers that the sandbox knows: of a card, of a bank
+// account, or a name that stands for a wallet's account.
 type TestCard struct {
-	Number   string
-	Brand    string
-	Behavior CardBehavior
+	Number string
+	// Type is Stripe's payment_method.type. Default: card.
+	Type  string
+	Brand string
+	// Wallet, Bank, Country and Email are the payment method's.
+	Wallet, Bank, Country, Email string
+	Behavior                     CardBehavior
 	// Declined is true for the card that cannot be added.
 	Declined bool
 	// Text says what it does.
@@ -29,11 +34,31 @@ type TestCard struct {
 // TestCards are Stripe's test cards that the sandbox knows
 // (docs.stripe.com/testing). No other number is taken.
 var TestCards = []TestCard{
-	{Number: "4242424242424242", Brand: "visa", Behavior: CardWorks, Text: "Works"},
-	{Number: "5555555555554444", Brand: "mastercard", Behavior: CardWorks, Text: "Works"},
-	{Number: "4000000000000341", Brand: "visa", Behavior: CardDeclinesCharges, Text: "Can be added, and is declined when it is charged"},
-	{Number: "4000002500003155", Brand: "visa", Behavior: CardAsks, Text: "Asks you to confirm payments (3-D Secure)"},
+	{Number: "4242424242424242", Brand: "visa", Country: "US", Behavior: CardWorks, Text: "Works"},
+	{Number: "5555555555554444", Brand: "mastercard", Country: "US", Behavior: CardWorks, Text: "Works"},
+	{Number: "4000000000000341", Brand: "visa", Country: "US", Behavior: CardDeclinesCharges, Text: "Can be added, and is declined when it is charged"},
+	{Number: "4000000000009995", Brand: "visa", Country: "US", Behavior: CardInsufficientFunds, Text: "Can be added, and has insufficient funds when it is charged"},
+	{Number: "4000000000000069", Brand: "visa", Country: "US", Behavior: CardExpired, Text: "Can be added, and is declined as expired when it is charged"},
+	{Number: "4000000000009987", Brand: "visa", Country: "US", Behavior: CardLost, Text: "Can be added, and is declined as lost when it is charged"},
+	{Number: "4000002500003155", Brand: "visa", Country: "US", Behavior: CardAsks, Text: "Asks you to confirm payments (3-D Secure)"},
+	{Number: "4000002760003184", Brand: "visa", Country: "US", Behavior: CardAsksAlways, Text: "Asks you to confirm every payment, renewals too"},
 	{Number: "4000000000000002", Brand: "visa", Declined: true, Text: "Is declined when it is added"},
+}
+
+// TestAccounts are the other ways to pay that the sandbox knows: Stripe's test
+// bank accounts (docs.stripe.com/payments/sepa-debit/accept-a-payment,
+// docs.stripe.com/payments/ach-direct-debit/accept-a-payment), and names of the
+// sandbox's own for what Stripe asks for on pages of its own.
+var TestAccounts = []TestCard{
+	{Number: "DE89370400440532013000", Type: "sepa_debit", Bank: "37040044", Country: "DE", Behavior: CardWorks, Text: "SEPA debit: works, days later"},
+	{Number: "DE62370400440532013001", Type: "sepa_debit", Bank: "37040044", Country: "DE", Behavior: DebitReturned, Text: "SEPA debit: fails, days later"},
+	{Number: "000123456789", Type: "us_bank_account", Bank: "STRIPE TEST BANK", Country: "US", Behavior: CardWorks, Text: "US bank account: works, days later"},
+	{Number: "000222222227", Type: "us_bank_account", Bank: "STRIPE TEST BANK", Country: "US", Behavior: CardInsufficientFunds, Text: "US bank account: has insufficient funds, days later"},
+	{Number: "apple_pay", Brand: "visa", Wallet: "apple_pay", Country: "US", Behavior: CardWorks, Text: "Apple Pay: works"},
+	{Number: "google_pay", Brand: "mastercard", Wallet: "google_pay", Country: "US", Behavior: CardWorks, Text: "Google Pay: works"},
+	{Number: "link", Type: "link", Email: "wallet@example.com", Behavior: CardWorks, Text: "Link: works"},
+	{Number: "paypal", Type: "paypal", Email: "wallet@example.com", Country: "US", Behavior: CardWorks, Text: "PayPal: works"},
+	{Number: "bank_transfer", Type: "customer_balance", Behavior: CardDeclinesCharges, Text: "Bank transfer: waits for you to send the money"},
 }
 
 // Customer reads a customer. Code resource_missing where there is none.
@@ -352,11 +377,23 @@ func (l *Ledger) PaymentMethods(ctx context.Context, customer string) ([]Payment
 // card reads the parameters of a card. It returns only what may be kept.
 func (p CardParams) card(now time.Time) (PaymentMethod, *TestCard, error) {
 	number := strings.ReplaceAll(p.Number, " ", "")
-	i := slices.IndexFunc(TestCards, func(c TestCard) bool { return c.Number == number })
+	known := slices.Concat(TestCards, TestAccounts)
+	i := slices.IndexFunc(known, func(c TestCard) bool { return c.Number == number })
 	if i < 0 {
 		return PaymentMethod{}, nil, &Error{Status: 402, Type: InvalidRequest, Code: "incorrect_number", Param: "number", Message: "The sandbox takes its own test cards only."}
 	}
-	pm := PaymentMethod{Brand: TestCards[i].Brand, Last4: number[len(number)-4:], ExpMonth: p.ExpMonth, ExpYear: p.ExpYear, Behavior: TestCards[i].Behavior}
+	c := known[i]
+	pm := PaymentMethod{Type: c.Type, Brand: c.Brand, Wallet: c.Wallet, Bank: c.Bank, Country: c.Country, Email: c.Email, ExpMonth: p.ExpMonth, ExpYear: p.ExpYear, Behavior: c.Behavior}
+	switch {
+	case c.Wallet != "":
+		pm.Last4 = "4242"
+	case number[len(number)-1] <= '9':
+		pm.Last4 = number[len(number)-4:]
+	}
+	if pm.Type != "" {
+		pm.ExpMonth, pm.ExpYear = 0, 0
+		return pm, &c, nil
+	}
 	if pm.ExpMonth == 0 {
 		pm.ExpMonth = 12
 	}
@@ -366,17 +403,28 @@ func (p CardParams) card(now time.Time) (PaymentMethod, *TestCard, error) {
 	if pm.ExpMonth < 1 || pm.ExpMonth > 12 || pm.ExpYear > 9999 || pm.expired(now) {
 		return PaymentMethod{}, nil, &Error{Status: 402, Type: InvalidRequest, Code: "invalid_expiry_month", Param: "exp_month", Message: "The card's expiry date is in the past or no date."}
 	}
-	return pm, &TestCards[i], nil
+	return pm, &c, nil
 }
+
+// kind is Stripe's payment_method.type.
+func (m PaymentMethod) kind() string {
+	if m.Type == "" {
+		return "card"
+	}
+	return m.Type
+}
+
+// debit reports whether a payment with m is known to have worked days later.
+func (m PaymentMethod) debit() bool { return m.Type == "sepa_debit" || m.Type == "us_bank_account" }
 
 // expired reports whether the month on the card is over.
 func (m PaymentMethod) expired(now time.Time) bool {
-	return !now.Before(time.Date(m.ExpYear, time.Month(m.ExpMonth)+1, 1, 0, 0, 0, 0, time.UTC))
+	return m.ExpYear != 0 && !now.Before(time.Date(m.ExpYear, time.Month(m.ExpMonth)+1, 1, 0, 0, 0, 0, time.UTC))
 }
 
 // known is what the hash of a call's parameters covers: never the number.
 func (p CardParams) known() []any {
-	last := p.Number[max(len(p.Number)-4, 0):]
+	last := p.Number[:min(len(p.Number), 1)] + p.Number[max(len(p.Number)-4, 0):]
 	return []any{last, p.ExpMonth, p.ExpYear}
 }
 
@@ -408,6 +456,52 @@ func (w *work) addCard(customer string, p CardParams) (PaymentMethod, error) {
 		return pm, err
 	}
 	return pm, w.index("payment_method", customer, pm.ID, pm.Created)
+}
+
+// DetachPaymentMethod is POST /v1/payment_methods/{id}/detach. It is nobody's
+// default any more.
+func (l *Ledger) DetachPaymentMethod(ctx context.Context, c Call, id string) (PaymentMethod, error) {
+	return change(ctx, l, c, "payment_method.detach", id, func(w *work) (PaymentMethod, error) {
+		pm, err := get[PaymentMethod](w, "payment_method", id)
+		if err != nil {
+			return pm, err
+		}
+		customer := pm.Customer
+		if customer == "" {
+			return pm, invalid("payment_method", "The payment method you provided is not attached to a customer so detachment is impossible.")
+		}
+		cus, err := get[Customer](w, "customer", customer)
+		if err != nil {
+			return pm, err
+		}
+		if cus.DefaultPaymentMethod == id {
+			cus.DefaultPaymentMethod = ""
+			if err := write(w.tx, "customer", cus.ID, cus); err != nil {
+				return pm, err
+			}
+		}
+		subs, err := listOf[Subscription](w, "subscription", customer)
+		if err != nil {
+			return pm, err
+		}
+		for _, s := range subs {
+			if s.DefaultPaymentMethod != id {
+				continue
+			}
+			s.DefaultPaymentMethod = ""
+			if err := w.putSubscription(&s); err != nil {
+				return pm, err
+			}
+		}
+		pm.Customer = ""
+		if err := write(w.tx, "payment_method", pm.ID, pm); err != nil {
+			return pm, err
+		}
+		if err := w.unindex("payment_method", pm.ID); err != nil {
+			return pm, err
+		}
+		return pm, w.effect("payment_method.detach", customer, pm.ID)
+	})
 }
 
 // CheckoutSession reads a session by its id (cs_) or its setup intent's

@@ -147,61 +147,146 @@ func (w *work) issue(cus *Customer, s *Subscription, inv *Invoice, onSession boo
 	inv.PaymentIntent = pi.ID
 	if inv.CollectionMethod == SendInvoice {
 		inv.DueDate = w.now.AddDate(0, 0, s.DaysUntilDue)
-		return false, write(w.tx, "payment_intent", pi.ID, pi)
+		return false, w.putIntent(&pi)
 	}
 	pm := s.DefaultPaymentMethod
 	if pm == "" {
 		pm = cus.DefaultPaymentMethod
 	}
 	paid, err := w.attempt(inv, pi, pm, onSession, returnURL)
-	if err == nil && !paid {
+	if err == nil && !paid && !inv.Processing {
 		inv.NextPaymentAttempt = inv.Created.AddDate(0, 0, retryDays[0])
 	}
 	return paid, err
 }
 
-// attempt tries to pay inv with a card, and writes the payment intent.
+// debitDays is how many days a bank debit takes (Stripe: up to 4 for ACH, 5 for
+// SEPA).
+const debitDays = 5
+
+// attempt tries to pay inv, and writes the payment intent.
 func (w *work) attempt(inv *Invoice, pi PaymentIntent, paymentMethod string, onSession bool, returnURL string) (bool, error) {
 	inv.Attempted = true
 	inv.AttemptCount++
-	pi.PaymentMethod, pi.Status, pi.LastErrorCode = paymentMethod, RequiresPaymentMethod, "card_declined"
+	pi.PaymentMethod, pi.Status, pi.LastErrorCode, pi.LastDeclineCode = paymentMethod, RequiresPaymentMethod, "card_declined", "generic_decline"
 	if returnURL != "" {
 		pi.ReturnURL = returnURL
 	}
 	if paymentMethod == "" {
-		pi.LastErrorCode = "payment_method_required"
-		return false, write(w.tx, "payment_intent", pi.ID, pi)
+		pi.LastErrorCode, pi.LastDeclineCode = "payment_method_required", ""
+		return false, w.putIntent(&pi)
 	}
 	pm, err := get[PaymentMethod](w, "payment_method", paymentMethod)
 	if err != nil {
 		return false, err
 	}
 	switch {
-	case pm.expired(w.now):
-		pi.LastErrorCode = "expired_card"
-	case pm.Behavior == CardAsks && onSession:
-		pi.Status, pi.LastErrorCode = RequiresAction, "authentication_required"
+	case pm.expired(w.now), pm.Behavior == CardExpired:
+		pi.LastErrorCode, pi.LastDeclineCode = "expired_card", ""
+	case pm.debit():
+		pi.Status, pi.LastErrorCode, pi.LastDeclineCode = PaymentProcessing, "", ""
+		pi.SettlesAt = w.now.AddDate(0, 0, debitDays)
+		inv.Processing, inv.NextPaymentAttempt = true, time.Time{}
+	case pm.Behavior == CardAsks && onSession, pm.Behavior == CardAsksAlways:
+		pi.Status, pi.LastErrorCode, pi.LastDeclineCode = RequiresAction, "authentication_required", ""
+	case pm.Behavior == CardInsufficientFunds, pm.Behavior == CardLost:
+		pi.LastDeclineCode = string(pm.Behavior)
 	case pm.Behavior != CardDeclinesCharges:
-		pi.Status, pi.LastErrorCode = PaymentSucceeded, ""
+		pi.Status, pi.LastErrorCode, pi.LastDeclineCode = PaymentSucceeded, "", ""
 		inv.markPaid(w.now)
 	}
-	return inv.Status == billing.InvoicePaid, write(w.tx, "payment_intent", pi.ID, pi)
+	return inv.Status == billing.InvoicePaid, w.putIntent(&pi)
+}
+
+// putIntent writes pi and keeps its place among what falls due.
+func (w *work) putIntent(pi *PaymentIntent) error {
+	if pi.Status != PaymentProcessing {
+		pi.SettlesAt = time.Time{}
+	}
+	old, _, err := lookup[PaymentIntent](w.tx, "payment_intent", pi.ID)
+	if err != nil {
+		return err
+	}
+	if err := w.schedule("payment_intent", pi.ID, old.SettlesAt, pi.SettlesAt); err != nil {
+		return err
+	}
+	return write(w.tx, "payment_intent", pi.ID, pi)
+}
+
+// paymentDue says what became of a bank debit. One that failed leaves the
+// invoice open, to be tried again on the next of the retry days.
+func (w *work) paymentDue(id string) error {
+	pi, err := get[PaymentIntent](w, "payment_intent", id)
+	if err != nil {
+		return err
+	}
+	inv, err := w.openInvoice(pi.Invoice)
+	if err != nil {
+		return err
+	}
+	pm, err := get[PaymentMethod](w, "payment_method", pi.PaymentMethod)
+	if err != nil {
+		return err
+	}
+	inv.Processing = false
+	if pm.Behavior == CardWorks {
+		pi.Status = PaymentSucceeded
+		inv.markPaid(w.now)
+		if err := w.putIntent(&pi); err != nil {
+			return err
+		}
+		if err := w.settled(&inv); err != nil {
+			return err
+		}
+		return w.effect("payment_intent.settle", pi.Customer, pi.ID)
+	}
+	pi.Status, pi.LastErrorCode, pi.LastDeclineCode = RequiresPaymentMethod, string(pm.Behavior), ""
+	if err := w.putIntent(&pi); err != nil {
+		return err
+	}
+	s, err := get[Subscription](w, "subscription", inv.Subscription)
+	if err != nil {
+		return err
+	}
+	if inv.CollectionMethod == ChargeAutomatically && !s.ended() && !inv.ForPendingUpdate {
+		for _, d := range slices.Backward(retryDays) {
+			if at := inv.Created.AddDate(0, 0, d); at.After(w.now) {
+				inv.NextPaymentAttempt = at
+			}
+		}
+	}
+	if err := w.putInvoice(&inv); err != nil {
+		return err
+	}
+	if err := w.effect("payment_intent.fail", pi.Customer, pi.ID); err != nil {
+		return err
+	}
+	switch {
+	case inv.CollectionMethod == SendInvoice, inv.ForPendingUpdate, s.ended():
+		return nil
+	case inv.NextPaymentAttempt.IsZero():
+		return w.end(&s, billing.Canceled, "subscription.end_unpaid")
+	case s.Status == billing.Active:
+		s.Status = billing.PastDue
+		return w.putSubscription(&s)
+	}
+	return nil
 }
 
 func (inv *Invoice) markPaid(now time.Time) {
 	inv.Status, inv.PaidAt = billing.InvoicePaid, now
 	inv.AmountPaid, inv.AmountRemaining = inv.AmountDue, 0
-	inv.NextPaymentAttempt = time.Time{}
+	inv.NextPaymentAttempt, inv.Processing = time.Time{}, false
 }
 
 // cardError is the failure of inv's last payment attempt.
 func (w *work) cardError(inv *Invoice) *Error {
 	e := &Error{Status: 402, Type: CardError, Code: "card_declined", DeclineCode: "generic_decline", Message: "Your card was declined.", PaymentIntent: inv.PaymentIntent}
 	pi, found, err := lookup[PaymentIntent](w.tx, "payment_intent", inv.PaymentIntent)
-	if err != nil || !found || pi.LastErrorCode == "card_declined" {
+	if err != nil || !found {
 		return e
 	}
-	e.Code, e.DeclineCode = pi.LastErrorCode, ""
+	e.Code, e.DeclineCode = pi.LastErrorCode, pi.LastDeclineCode
 	switch pi.LastErrorCode {
 	case "expired_card":
 		e.Message = "Your card has expired."
@@ -271,7 +356,8 @@ func (w *work) openInvoice(id string) (Invoice, error) {
 
 // PayInvoice is POST /v1/invoices/{id}/pay. CardError card_declined,
 // expired_card or payment_method_required; authentication_required where the
-// customer has to confirm first.
+// customer has to confirm first. With a bank debit the invoice stays open and is
+// processing.
 func (l *Ledger) PayInvoice(ctx context.Context, c Call, id string, p PayParams) (Invoice, error) {
 	return change(ctx, l, c, "invoice.pay", []any{id, p}, func(w *work) (Invoice, error) {
 		inv, err := w.openInvoice(id)
@@ -280,6 +366,9 @@ func (l *Ledger) PayInvoice(ctx context.Context, c Call, id string, p PayParams)
 		}
 		if p.ReturnURL != "" && !isWebURL(p.ReturnURL) {
 			return inv, &Error{Status: 400, Type: InvalidRequest, Code: "url_invalid", Param: "return_url", Message: "Not a valid URL"}
+		}
+		if inv.Processing {
+			return inv, processing()
 		}
 		pm := p.PaymentMethod
 		if err := w.owns(inv.Customer, pm); err != nil {
@@ -294,11 +383,16 @@ func (l *Ledger) PayInvoice(ctx context.Context, c Call, id string, p PayParams)
 		if err != nil {
 			return inv, err
 		}
-		if !paid {
+		if !paid && !inv.Processing {
 			return inv, w.cardError(&inv)
 		}
 		return inv, w.effect("invoice.pay", inv.Customer, inv.ID)
 	})
+}
+
+// processing refuses what would touch a payment that is on its way.
+func processing() *Error {
+	return &Error{Status: 400, Type: InvalidRequest, Code: "payment_intent_unexpected_state", Param: "invoice", Message: "A payment of this invoice is processing."}
 }
 
 // methodOf is what inv is paid with: its subscription's method, else its
@@ -350,7 +444,7 @@ func (w *work) invoiceDue(id string) error {
 	if err != nil {
 		return err
 	}
-	if err := w.effect("invoice.retry", inv.Customer, inv.ID); err != nil || paid || !last {
+	if err := w.effect("invoice.retry", inv.Customer, inv.ID); err != nil || paid || inv.Processing || !last {
 		return err
 	}
 	s, err := get[Subscription](w, "subscription", inv.Subscription)
@@ -367,6 +461,9 @@ func (l *Ledger) VoidInvoice(ctx context.Context, c Call, id string) (Invoice, e
 		inv, err := w.openInvoice(id)
 		if err != nil {
 			return inv, err
+		}
+		if inv.Processing {
+			return inv, processing()
 		}
 		if inv.ForPendingUpdate {
 			s, err := get[Subscription](w, "subscription", inv.Subscription)
@@ -407,9 +504,10 @@ func (w *work) void(inv *Invoice) error {
 		return err
 	}
 	pi.Status = PaymentCanceled
-	if err := write(w.tx, "payment_intent", pi.ID, pi); err != nil {
+	if err := w.putIntent(&pi); err != nil {
 		return err
 	}
+	inv.Processing = false
 	inv.Status, inv.VoidedAt, inv.NextPaymentAttempt = billing.InvoiceVoid, w.now, time.Time{}
 	return w.putInvoice(inv)
 }
@@ -433,7 +531,7 @@ func (l *Ledger) ConfirmPayment(ctx context.Context, c Call, id string, confirm 
 		}
 		if !confirm {
 			pi.Status, pi.LastErrorCode = RequiresPaymentMethod, "payment_intent_authentication_failure"
-			if err := write(w.tx, "payment_intent", pi.ID, pi); err != nil {
+			if err := w.putIntent(&pi); err != nil {
 				return pi, err
 			}
 			return pi, w.effect("payment_intent.decline", pi.Customer, pi.ID)
@@ -443,7 +541,7 @@ func (l *Ledger) ConfirmPayment(ctx context.Context, c Call, id string, confirm 
 			return pi, err
 		}
 		pi.Status, pi.LastErrorCode = PaymentSucceeded, ""
-		if err := write(w.tx, "payment_intent", pi.ID, pi); err != nil {
+		if err := w.putIntent(&pi); err != nil {
 			return pi, err
 		}
 		inv.markPaid(w.now)
@@ -451,6 +549,48 @@ func (l *Ledger) ConfirmPayment(ctx context.Context, c Call, id string, confirm 
 			return pi, err
 		}
 		return pi, w.effect("payment_intent.confirm", pi.Customer, pi.ID)
+	})
+}
+
+// ConfirmIntent is POST /v1/payment_intents/{id}/confirm with a return_url, for
+// a payment that requires action: it says where the confirmation page leads back
+// to.
+func (l *Ledger) ConfirmIntent(ctx context.Context, c Call, id, returnURL string) (PaymentIntent, error) {
+	return change(ctx, l, c, "payment_intent.return_url", []any{id, returnURL}, func(w *work) (PaymentIntent, error) {
+		pi, err := get[PaymentIntent](w, "payment_intent", id)
+		if err != nil {
+			return pi, err
+		}
+		switch {
+		case pi.Status != RequiresAction:
+			return pi, &Error{Status: 400, Type: InvalidRequest, Code: "payment_intent_unexpected_state", Param: "payment_intent", Message: "This PaymentIntent's status is " + string(pi.Status) + "."}
+		case !isWebURL(returnURL):
+			return pi, &Error{Status: 400, Type: InvalidRequest, Code: "url_invalid", Param: "return_url", Message: "Not a valid URL"}
+		}
+		pi.ReturnURL = returnURL
+		return pi, w.putIntent(&pi)
+	})
+}
+
+// PaymentIntents lists a customer's payments of invoices, newest first.
+func (l *Ledger) PaymentIntents(ctx context.Context, customer string) ([]PaymentIntent, error) {
+	return read(ctx, l, func(w *work) ([]PaymentIntent, error) {
+		invoices, err := listOf[Invoice](w, "invoice", customer)
+		if err != nil {
+			return nil, err
+		}
+		var list []PaymentIntent
+		for _, inv := range invoices {
+			if inv.PaymentIntent == "" {
+				continue
+			}
+			pi, err := get[PaymentIntent](w, "payment_intent", inv.PaymentIntent)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, pi)
+		}
+		return list, nil
 	})
 }
 

@@ -393,6 +393,19 @@ func (w *work) index(kind, customer, id string, created time.Time) error {
 	return w.tx.Put(store.Key("sandbox", "at", kind, id), k)
 }
 
+// unindex takes an object off its customer's list.
+func (w *work) unindex(kind, id string) error {
+	at := store.Key("sandbox", "at", kind, id)
+	k, err := w.tx.Get(at)
+	if err != nil {
+		return err
+	}
+	if err := w.tx.Delete(k); err != nil {
+		return err
+	}
+	return w.tx.Delete(at)
+}
+
 // ofCustomer reads a customer's objects until take returns false: newest
 // first, or oldest first with upwards; from the one behind the object named
 // behind in that direction, or from the first with "".
@@ -476,6 +489,8 @@ func (w *work) carryOutDue(target time.Time, n int) error {
 			err = w.subscriptionDue(id)
 		case "invoice":
 			err = w.invoiceDue(id)
+		case "payment_intent":
+			err = w.paymentDue(id)
 		case "session":
 			err = w.sessionDue(id)
 		}

@@ -66,12 +66,12 @@ type Price struct {
 	Metadata      map[string]string `json:"metadata"`
 }
 
-// CardBehavior is what a test card does when it is charged.
+// CardBehavior is what a test payment method does when it is charged.
 type CardBehavior string
 
-// The behaviours of test cards (docs.stripe.com/testing).
+// The behaviours of test payment methods (docs.stripe.com/testing).
 const (
-	// CardWorks is always paid.
+	// CardWorks is always paid; a bank debit days later.
 	CardWorks CardBehavior = "works"
 	// CardDeclinesCharges can be stored and is declined whenever it is
 	// charged.
@@ -81,18 +81,33 @@ const (
 	// (renewals, ends of trials, retries) go through, as they do at Stripe for
 	// a card that was set up for them.
 	CardAsks CardBehavior = "asks"
+	// CardAsksAlways asks for charges without the customer as well.
+	CardAsksAlways CardBehavior = "asks_always"
+	// CardInsufficientFunds, CardExpired and CardLost are like
+	// CardDeclinesCharges, with another decline code. A bank debit fails with
+	// it days later.
+	CardInsufficientFunds CardBehavior = "insufficient_funds"
+	CardExpired           CardBehavior = "expired_card"
+	CardLost              CardBehavior = "lost_card"
+	// DebitReturned is a bank debit that the bank sends back days later.
+	DebitReturned CardBehavior = "debit_not_authorized"
 )
 
-// PaymentMethod is Stripe's payment_method of type card. The card's number is
-// never stored.
+// PaymentMethod is Stripe's payment_method. The number of a card or an account
+// is never stored.
 type PaymentMethod struct {
 	ID       string       `json:"id"`
 	Created  time.Time    `json:"created"`
-	Customer string       `json:"customer"`
-	Brand    string       `json:"brand"` // "visa"
+	Customer string       `json:"customer"`       // "" once it is detached
+	Type     string       `json:"type,omitempty"` // as Stripe's; "" is a card
+	Brand    string       `json:"brand"`          // "visa"
 	Last4    string       `json:"last4"`
-	ExpMonth int          `json:"exp_month"`
+	ExpMonth int          `json:"exp_month"` // 0 for what does not expire
 	ExpYear  int          `json:"exp_year"`
+	Wallet   string       `json:"wallet,omitempty"` // that the card is in: "apple_pay"
+	Bank     string       `json:"bank,omitempty"`
+	Country  string       `json:"country,omitempty"`
+	Email    string       `json:"email,omitempty"`
 	Behavior CardBehavior `json:"behavior"`
 }
 
@@ -184,6 +199,7 @@ type PaymentStatus string
 const (
 	RequiresPaymentMethod PaymentStatus = "requires_payment_method"
 	RequiresAction        PaymentStatus = "requires_action"
+	PaymentProcessing     PaymentStatus = "processing"
 	PaymentSucceeded      PaymentStatus = "succeeded"
 	PaymentCanceled       PaymentStatus = "canceled"
 )
@@ -200,7 +216,10 @@ type PaymentIntent struct {
 	PaymentMethod string        `json:"payment_method"` // of the last attempt
 	// LastErrorCode is last_payment_error.code: "card_declined",
 	// "authentication_required", or "" before the first failure.
-	LastErrorCode string `json:"last_error_code"`
+	LastErrorCode   string `json:"last_error_code"`
+	LastDeclineCode string `json:"last_decline_code,omitempty"`
+	// SettlesAt is when a payment that is processing has worked or failed.
+	SettlesAt time.Time `json:"settles_at,omitzero"`
 	// ReturnURL is where the confirmation page leads back to.
 	ReturnURL string `json:"return_url"`
 }
@@ -239,6 +258,8 @@ type Invoice struct {
 	NextPaymentAttempt time.Time `json:"next_payment_attempt"`
 	PaidAt             time.Time `json:"paid_at"`
 	VoidedAt           time.Time `json:"voided_at"`
+	// Processing is true while a bank debit that pays it is on its way.
+	Processing bool `json:"processing,omitempty"`
 	// ForPendingUpdate marks the invoice of a pending update.
 	ForPendingUpdate bool   `json:"for_pending_update"`
 	PaymentIntent    string `json:"payment_intent"` // "" where nothing is to be collected by card

@@ -28,6 +28,7 @@ const (
 	stepInvoicePay         = "invoice.pay"             // PayParams
 	stepCustomerUpdate     = "customer.update"         // CustomerParams
 	stepSessionCreate      = "checkout_session.create" // SessionParams
+	stepMethodDetach       = "payment_method.detach"   // none
 )
 
 // refPaymentMethod names the card that a finished card page supplies.
@@ -118,8 +119,10 @@ func refusal(e *Error) *billing.Error {
 		b.Fault = billing.NotFound
 	case e.Type == IdempotencyError: // something else was done under this key
 		b.Fault = billing.Unknown
-	case e.Type == CardError, e.Code == "currency_mismatch":
-	case e.Code == "invalid_canceled_subscription_fields", e.Code == "invoice_not_open", e.Code == "session_not_open":
+	case e.Type == CardError:
+		b.Code = billing.DeclineCode(e.Code, e.DeclineCode)
+	case e.Code == "currency_mismatch":
+	case e.Code == "payment_intent_unexpected_state", e.Code == "invalid_canceled_subscription_fields", e.Code == "invoice_not_open", e.Code == "session_not_open":
 		b.Code = "not_changeable"
 	default:
 		b.Code = "invalid_request"
@@ -203,15 +206,19 @@ func (p *Provider) Account(ctx context.Context, customer string) (billing.Accoun
 			}
 		}
 		slices.SortStableFunc(a.Upcoming, func(x, y billing.Upcoming) int { return x.Due.Compare(y.Due) })
-		pms, err := listOf[PaymentMethod](w, "payment_method", customer)
-		if err != nil {
+		if a.PaymentMethods, err = w.methods(customer); err != nil {
 			return a, err
 		}
-		for _, m := range pms {
-			a.PaymentMethods = append(a.PaymentMethods, billing.PaymentMethod{ID: m.ID, Type: "card", Brand: m.Brand, Last4: m.Last4, ExpMonth: m.ExpMonth, ExpYear: m.ExpYear})
+		if a.Debts, err = p.debts(w, customer); err != nil {
+			return a, err
 		}
 		err = ofCustomer(w, "invoice", customer, "", false, func(inv Invoice) bool {
-			a.Invoices = append(a.Invoices, invoiceOf(inv))
+			i := slices.IndexFunc(a.Debts, func(v billing.Invoice) bool { return v.ID == inv.ID })
+			if i >= 0 {
+				a.Invoices = append(a.Invoices, a.Debts[i])
+			} else {
+				a.Invoices = append(a.Invoices, p.invoice(inv))
+			}
 			return len(a.Invoices) < latestInvoices
 		})
 		return a, err
@@ -268,7 +275,7 @@ func (p *Provider) Invoices(ctx context.Context, customer, cursor string, limit 
 	}
 	var page billing.InvoicePage
 	for _, inv := range list {
-		page.Invoices = append(page.Invoices, invoiceOf(inv))
+		page.Invoices = append(page.Invoices, p.invoice(inv))
 	}
 	if len(list) == 0 {
 		return page, nil
@@ -326,26 +333,8 @@ func (p *Provider) Preview(ctx context.Context, customer string, action billing.
 		switch action.Kind {
 		case billing.UpdateDetails:
 			return p.previewDetails(w, v, cus)
-		case billing.SetDefaultPaymentMethod:
-			if action.PaymentMethod == "" {
-				return v, refused("invalid_request", "payment_method", "no payment method given")
-			}
-			if err := w.owns(cus.ID, action.PaymentMethod); err != nil {
-				return v, err
-			}
-			v.Steps, err = p.defaultSteps(w, cus.ID, action.PaymentMethod)
-			return v, err
-		case billing.AddPaymentMethod:
-			if action.ReturnURL == "" {
-				return v, refused("invalid_request", "return_url", "no return URL given")
-			}
-			steps, err := p.defaultSteps(w, cus.ID, "")
-			if err != nil {
-				return v, err
-			}
-			session, err := step(stepSessionCreate, cus.ID, SessionParams{Customer: cus.ID, SuccessURL: action.ReturnURL, CancelURL: action.ReturnURL})
-			v.Steps = append([]billing.Step{session}, steps...)
-			return v, err
+		case billing.SetDefaultPaymentMethod, billing.AddPaymentMethod, billing.RemovePaymentMethod, billing.PayInvoices:
+			return p.previewMethod(w, v, cus)
 		default: // about a subscription
 		}
 		s, err := get[Subscription](w, "subscription", action.Subscription)
@@ -433,7 +422,11 @@ func (p *Provider) previewChange(w *work, v billing.Preview, s Subscription) (bi
 		return v, refused("invalid_request", "items", "no items given")
 	}
 	u := SubscriptionUpdate{ProrationBehavior: AlwaysInvoice, ProrationDate: v.At, PaymentBehavior: PendingIfIncomplete, ReturnURL: v.Action.ReturnURL}
-	if s.CollectionMethod == SendInvoice {
+	debit, err := w.debited(&s)
+	if err != nil {
+		return v, err
+	}
+	if debit || s.CollectionMethod == SendInvoice {
 		u.PaymentBehavior = AllowIncomplete
 	}
 	for _, it := range s.Items {
@@ -501,8 +494,16 @@ func (p *Provider) previewDetails(w *work, v billing.Preview, cus Customer) (bil
 
 // defaultSteps make a payment method the default on every level, and pay the
 // invoices that changes wait for with it. With "" the method is the one that
-// an earlier step supplies.
-func (p *Provider) defaultSteps(w *work, customer, pm string) ([]billing.Step, error) {
+// an earlier step supplies. A bank debit takes longer than a change waits.
+func (p *Provider) defaultSteps(w *work, customer, pm, returnURL string) ([]billing.Step, error) {
+	debit := false
+	if pm != "" {
+		m, err := get[PaymentMethod](w, "payment_method", pm)
+		if err != nil {
+			return nil, err
+		}
+		debit = m.debit()
+	}
 	var needs []string
 	if pm == "" {
 		needs = []string{refPaymentMethod}
@@ -530,10 +531,10 @@ func (p *Provider) defaultSteps(w *work, customer, pm string) ([]billing.Step, e
 		}
 	}
 	for _, s := range subs {
-		if s.PendingUpdate == nil {
+		if s.PendingUpdate == nil || debit {
 			continue
 		}
-		if err := add(stepInvoicePay, s.PendingUpdate.Invoice, PayParams{PaymentMethod: pm}); err != nil {
+		if err := add(stepInvoicePay, s.PendingUpdate.Invoice, PayParams{PaymentMethod: pm, ReturnURL: returnURL}); err != nil {
 			return nil, err
 		}
 	}
@@ -651,6 +652,12 @@ func (p *Provider) owned(ctx context.Context, customer string, st billing.Step) 
 				return struct{}{}, err
 			}
 			owner = inv.Customer
+		case stepMethodDetach:
+			pm, err := get[PaymentMethod](w, "payment_method", st.Object)
+			if err != nil {
+				return struct{}{}, err
+			}
+			owner = cmp.Or(pm.Customer, customer) // detached already: nobody's
 		}
 		if owner != customer {
 			return struct{}{}, notFound(st.Object)
@@ -691,6 +698,12 @@ func (p *Provider) send(ctx context.Context, st billing.Step, c Call) error {
 		_, err = p.ledger.UpdateSubscription(ctx, c, st.Object, u)
 	case stepInvoiceVoid:
 		_, err = p.ledger.VoidInvoice(ctx, c, st.Object)
+	case stepMethodDetach:
+		if _, err = p.ledger.DetachPaymentMethod(ctx, c, st.Object); err != nil {
+			if e, ok := errors.AsType[*Error](err); ok && e.Code == "parameter_invalid" {
+				return refused("not_changeable", st.Object, e.Message)
+			}
+		}
 	case stepInvoicePay:
 		var u PayParams
 		if err = params(&u); err != nil {
@@ -698,6 +711,9 @@ func (p *Provider) send(ctx context.Context, st billing.Step, c Call) error {
 		}
 		if pm != nil {
 			u.PaymentMethod = *pm
+		}
+		if err = p.canWait(ctx, st.Object, u.PaymentMethod); err != nil {
+			return err
 		}
 		_, err = p.ledger.PayInvoice(ctx, c, st.Object, u)
 	case stepCustomerUpdate:
@@ -745,6 +761,9 @@ func (p *Provider) settle(ctx context.Context, st billing.Step, saved SavedCall)
 				if found && inv.BillingReason == ReasonSubscriptionUpdate && inv.Created.Equal(saved.Time) {
 					b := invoiceOf(inv)
 					res.Invoice = &b
+					if inv.Processing {
+						res.State = billing.Processing
+					}
 				}
 				return true, err
 			}
@@ -786,6 +805,10 @@ func (p *Provider) settle(ctx context.Context, st billing.Step, saved SavedCall)
 		if inv.Status != billing.InvoiceOpen {
 			return false, nil
 		}
+		if inv.Processing {
+			res.State = billing.Processing
+			return true, nil
+		}
 		res.State, res.Reason = billing.AwaitingCustomer, "card_declined"
 		if res.GoTo, err = p.confirmURL(w, inv); err != nil {
 			return false, err
@@ -796,8 +819,12 @@ func (p *Provider) settle(ctx context.Context, st billing.Step, saved SavedCall)
 			return false, nil
 		}
 		s, err := get[Subscription](w, "subscription", inv.Subscription)
-		if s.PendingUpdate != nil && s.PendingUpdate.Invoice == inv.ID {
+		switch {
+		case s.PendingUpdate != nil && s.PendingUpdate.Invoice == inv.ID:
 			res.Until = s.PendingUpdate.ExpiresAt
+		case st.Kind == stepInvoicePay:
+			res.Until = saved.Time.Add(billing.ConfirmWithin)
+			return w.now.Before(res.Until), err
 		}
 		return true, err
 	})
@@ -924,7 +951,7 @@ func invoiceOf(inv Invoice) billing.Invoice {
 	b := billing.Invoice{
 		ID: inv.ID, Number: inv.Number, Status: inv.Status, Subscription: inv.Subscription, Created: inv.Created, DueDate: inv.DueDate,
 		Subtotal: money(inv.Subtotal), Tax: money(inv.Tax), Total: money(inv.Total), AmountDue: money(inv.AmountDue), AmountPaid: money(inv.AmountPaid),
-		AmountRemaining: money(inv.AmountRemaining), Attempted: inv.Attempted, NextAttempt: inv.NextPaymentAttempt,
+		AmountRemaining: money(inv.AmountRemaining), Attempted: inv.Attempted, NextAttempt: inv.NextPaymentAttempt, SendInvoice: inv.CollectionMethod == SendInvoice,
 		ForPendingUpdate: inv.ForPendingUpdate, HasDocument: inv.Status != billing.InvoiceDraft,
 	}
 	for _, l := range inv.Lines {

@@ -150,7 +150,7 @@ func (w *work) createSubscription(p SubscriptionCreate) (Subscription, error) {
 		if err != nil {
 			return s, err
 		}
-		if !paid && s.CollectionMethod == ChargeAutomatically {
+		if !paid && !inv.Processing && s.CollectionMethod == ChargeAutomatically {
 			if p.PaymentBehavior == ErrorIfIncomplete {
 				return s, undone{w.cardError(&inv)}
 			}
@@ -416,6 +416,13 @@ func (w *work) updateSubscription(id string, p SubscriptionUpdate) (Subscription
 		}
 		return s, w.effect("subscription.update", s.Customer, s.ID)
 	}
+	if pending {
+		if debit, err := w.debited(&s); err != nil {
+			return s, err
+		} else if debit {
+			return s, invalid("payment_behavior", "pending_if_incomplete is not there for payments that are known to have worked days later.")
+		}
+	}
 	r, err := w.revise(&s, p.Items, p.ProrationBehavior, p.ProrationDate)
 	if err != nil {
 		return s, err
@@ -439,7 +446,7 @@ func (w *work) updateSubscription(id string, p SubscriptionUpdate) (Subscription
 			return s, err
 		}
 		switch {
-		case paid || s.CollectionMethod == SendInvoice:
+		case paid || inv.Processing || s.CollectionMethod == SendInvoice:
 			s.apply(r.items, r.anchor)
 		case pending:
 			kind = "subscription.update_pending"
@@ -466,6 +473,26 @@ func (w *work) updateSubscription(id string, p SubscriptionUpdate) (Subscription
 		return s, err
 	}
 	return s, w.effect(kind, s.Customer, s.ID)
+}
+
+// debited reports whether s is paid by bank debit.
+func (w *work) debited(s *Subscription) (bool, error) {
+	if s.CollectionMethod == SendInvoice {
+		return false, nil
+	}
+	id := s.DefaultPaymentMethod
+	if id == "" {
+		cus, err := get[Customer](w, "customer", s.Customer)
+		if err != nil {
+			return false, err
+		}
+		id = cus.DefaultPaymentMethod
+	}
+	if id == "" {
+		return false, nil
+	}
+	pm, err := get[PaymentMethod](w, "payment_method", id)
+	return pm.debit(), err
 }
 
 // dropPending drops s's pending update and voids its invoice; the caller
@@ -573,7 +600,7 @@ func (w *work) subscriptionDue(id string) error {
 	if err != nil {
 		return err
 	}
-	if !paid && s.CollectionMethod == ChargeAutomatically {
+	if !paid && !inv.Processing && s.CollectionMethod == ChargeAutomatically {
 		s.Status = billing.PastDue
 	}
 	s.LatestInvoice = inv.ID

@@ -421,6 +421,8 @@ func (l *Ledger) told(ctx context.Context, e Effect) ([]tale, error) {
 		return []tale{one("price.created", "price", e.Object)}, nil
 	case "payment_method.attach":
 		return []tale{one("payment_method.attached", "payment_method", e.Object)}, nil
+	case "payment_method.detach":
+		return []tale{one("payment_method.detached", "payment_method", e.Object)}, nil
 	case "checkout_session.complete":
 		s, err := l.CheckoutSession(ctx, e.Object)
 		return []tale{
@@ -436,7 +438,7 @@ func (l *Ledger) told(ctx context.Context, e Effect) ([]tale, error) {
 		}
 		list, err := l.toldOf(ctx, inv)
 		return append(list, one("customer.subscription.updated", "subscription", inv.Subscription)), err
-	case "payment_intent.confirm", "payment_intent.decline":
+	case "payment_intent.confirm", "payment_intent.decline", "payment_intent.settle", "payment_intent.fail":
 		pi, err := l.PaymentIntent(ctx, e.Object)
 		if err != nil {
 			return nil, err
@@ -497,6 +499,8 @@ func (l *Ledger) toldOf(ctx context.Context, inv Invoice) ([]tale, error) {
 		return list, nil
 	case !inv.VoidedAt.IsZero():
 		return []tale{one("invoice.voided")}, nil
+	case inv.Processing:
+		return []tale{{"payment_intent.processing", "payment_intent", pi.ID, inv.Customer}}, nil
 	case pi.Status == RequiresAction:
 		return []tale{one("invoice.payment_action_required")}, nil
 	case inv.Attempted:

@@ -307,7 +307,7 @@ func executeFault(a *answer, err error) error {
 	case a.status == http.StatusTooManyRequests:
 		e.Fault, e.Code = billing.Retryable, "rate_limit"
 	case a.status == http.StatusPaymentRequired:
-		e.Fault, e.Code = billing.Refused, cardCode(o.Code, o.DeclineCode)
+		e.Fault, e.Code = billing.Refused, billing.DeclineCode(o.Code, o.DeclineCode)
 	case a.status == http.StatusBadRequest:
 		e.Fault, e.Code = billing.Refused, "invalid_request"
 	case a.status == http.StatusUnauthorized:
@@ -331,25 +331,6 @@ func executeFault(a *answer, err error) error {
 		}
 	}
 	return e
-}
-
-// cardCode is the code that a customer's page may know. Everything that hints
-// at a stolen card or at fraud is a plain decline.
-// Source: https://docs.stripe.com/declines/codes.
-func cardCode(code, decline string) string {
-	switch code {
-	case "expired_card", "incorrect_cvc", "incorrect_number", "processing_error":
-		return code
-	case "authentication_required", "invoice_payment_intent_requires_action", "subscription_payment_intent_requires_action":
-		return "authentication_required"
-	}
-	switch decline {
-	case "insufficient_funds", "expired_card":
-		return decline
-	case "authentication_required":
-		return "authentication_required"
-	}
-	return "card_declined"
 }
 
 // redact keeps a message of Stripe's from carrying a key into a log: errors

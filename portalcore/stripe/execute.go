@@ -33,7 +33,7 @@ func (p *Provider) Execute(ctx context.Context, customerID string, step billing.
 	if err != nil {
 		return billing.Result{}, err
 	}
-	u, err := p.owned(ctx, customerID, step, method)
+	u, err := p.owned(ctx, customerID, step, par, method)
 	if err != nil {
 		return billing.Result{}, err
 	}
@@ -46,9 +46,9 @@ func (p *Provider) Execute(ctx context.Context, customerID string, step billing.
 		fault := executeFault(a, nil)
 		if step.Kind == stepPay && billing.FaultOf(fault) == billing.Refused && billing.CodeOf(fault) == "authentication_required" {
 			// The payment stands and waits for the customer's confirmation.
-			return p.payWaits(ctx, customerID, step), nil
+			return p.payAsks(ctx, customerID, step, par, key), nil
 		}
-		return billing.Result{}, fault
+		return billing.Result{}, p.tooLate(ctx, customerID, step, fault)
 	}
 	res, err := p.result(ctx, customerID, step, par, key, a)
 	if err != nil {
@@ -93,7 +93,7 @@ func body(step billing.Step, par params, key string) string {
 // owned checks that the step's object, and the payment method it uses, are
 // the customer's, and returns the path of the call. As nothing was sent yet, a
 // read that failed is Retryable.
-func (p *Provider) owned(ctx context.Context, customerID string, step billing.Step, method string) (string, error) {
+func (p *Provider) owned(ctx context.Context, customerID string, step billing.Step, par params, method string) (string, error) {
 	var u string
 	var ok bool
 	var read func() error
@@ -115,6 +115,9 @@ func (p *Provider) owned(ctx context.Context, customerID string, step billing.St
 		}
 		u, ok = path("invoices", step.Object, verb)
 		read = func() error { _, err := p.invoice(ctx, customerID, step.Object); return err }
+	case stepDetach:
+		u, ok = path("payment_methods", step.Object, "detach")
+		read = func() error { _, err := p.detached(ctx, customerID, step.Object); return err }
 	case stepCustomer, stepCustomerDefault, stepSetup:
 		if step.Object != customerID {
 			return "", notFound(step.Object)
@@ -132,7 +135,13 @@ func (p *Provider) owned(ctx context.Context, customerID string, step billing.St
 	}
 	checks := []func() error{read}
 	if method != "" {
-		checks = append(checks, func() error { _, err := p.paymentMethod(ctx, customerID, method); return err })
+		checks = append(checks, func() error {
+			m, err := p.paymentMethod(ctx, customerID, method)
+			if err == nil && par.Waits && m.delayed() {
+				err = refused("not_changeable", method, errors.New("the payment takes longer than the change waits"))
+			}
+			return err
+		})
 	}
 	err := parallel(checks...)
 	var e *billing.Error
@@ -190,6 +199,15 @@ func (p *Provider) result(ctx context.Context, customerID string, step billing.S
 		}
 		inv := v.convert(nil)
 		return billing.Result{State: billing.Done, Object: v.ID, Invoice: &inv}, nil
+	case stepDetach:
+		var m paymentMethod
+		if err := a.decode(&m); err != nil {
+			return billing.Result{}, err
+		}
+		if m.Object != "payment_method" || m.ID != step.Object || m.Customer.ID != "" {
+			return billing.Result{}, errors.New("the answer is not the payment method without its customer")
+		}
+		return billing.Result{State: billing.Done, Object: m.ID}, nil
 	case stepSetup:
 		var c checkoutSession
 		if err := a.decode(&c); err != nil {
@@ -236,7 +254,11 @@ func (p *Provider) updated(ctx context.Context, s *subscription, par params, key
 	}
 	if matches(s.Items.Data, par.Items) {
 		if par.Delayed && res.Invoice != nil && res.Invoice.Status == billing.InvoiceOpen {
-			res.State = billing.Processing
+			// The change stands either way; the read says whether its payment is
+			// still on its way.
+			if v, _, err := p.payable(ctx, s.Customer.ID, res.Invoice.ID); err != nil || v.intent("processing") != nil {
+				res.State = billing.Processing
+			}
 		}
 		return billing.Applied, res
 	}
@@ -253,33 +275,6 @@ func matches(have []subscriptionItem, want []billing.ItemChange) bool {
 		}
 	}
 	return true
-}
-
-// payWaits is the result of a payment that asks the customer to confirm. What
-// the page says is read best effort; that it waits is certain.
-func (p *Provider) payWaits(ctx context.Context, customerID string, step billing.Step) billing.Result {
-	res := billing.Result{State: billing.AwaitingCustomer, Reason: "authentication_required", Object: step.Object}
-	v, err := p.invoice(ctx, customerID, step.Object)
-	if err != nil {
-		return res
-	}
-	inv := v.convert(map[string]bool{v.ID: true})
-	res.Invoice = &inv
-	if p.safePage(v.HostedURL) {
-		res.GoTo = v.HostedURL
-	}
-	if v.subscription() == "" {
-		return res
-	}
-	s, _, err := p.subscription(ctx, customerID, v.subscription())
-	if err != nil || s.PendingUpdate == nil {
-		return res
-	}
-	res.Until = s.PendingUpdate.ExpiresAt.time()
-	if w, err := p.waiting(ctx, s); err == nil && w.goTo != "" {
-		res.GoTo = w.goTo
-	}
-	return res
 }
 
 // Outcome implements billing.Provider.
@@ -328,21 +323,13 @@ func (p *Provider) Outcome(ctx context.Context, customerID string, step billing.
 		}
 		return says(v.Status == "void", v.ID)
 	case stepPay:
-		v, err := p.invoice(ctx, customerID, step.Object)
+		return p.outcomePay(ctx, customerID, step, last)
+	case stepDetach:
+		gone, err := p.detached(ctx, customerID, step.Object)
 		if err != nil {
 			return unsure(err)
 		}
-		inv := v.convert(nil)
-		switch {
-		case v.Status == "paid":
-			return billing.Applied, billing.Result{State: billing.Done, Object: v.ID, Invoice: &inv}, nil
-		case v.Status == "open" && p.asks(ctx, v):
-			// A payment that asks for confirmation took effect, and waits.
-			return billing.Applied, p.payWaits(ctx, customerID, step), nil
-		case v.Status == "open" && last != nil && last.State == billing.Processing:
-			return billing.Applied, *last, nil
-		}
-		return billing.NotApplied, billing.Result{}, nil
+		return says(gone, step.Object)
 	case stepSetup:
 		return p.outcomeSetup(ctx, customerID, key, last)
 	case stepCustomer, stepCustomerDefault:
@@ -356,13 +343,6 @@ func (p *Provider) Outcome(ctx context.Context, customerID string, step billing.
 		return says(hasDetails(c, par.Details), c.ID)
 	}
 	return unsure(refused("invalid_request", step.Kind, fmt.Errorf("stripe: no step %q", step.Kind)))
-}
-
-// asks reports whether v's payment waits for the customer's confirmation.
-func (p *Provider) asks(ctx context.Context, v *invoice) bool {
-	s := &subscription{LatestInvoice: expandable[invoice]{ID: v.ID, Obj: v}}
-	w, err := p.waiting(ctx, s)
-	return err == nil && w.reason == "authentication_required"
 }
 
 func (p *Provider) outcomeUpdate(ctx context.Context, s *subscription, par params, key string, last *billing.Result) (billing.Outcome, billing.Result, error) {

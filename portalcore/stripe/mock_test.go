@@ -56,16 +56,26 @@ type owner struct {
 	// them.
 	shapes   map[string]*spec.Schema
 	expanded int
-	edit     func(path string, o map[string]any)
+	// asks makes every payment one that the customer has to confirm.
+	asks bool
+	edit func(path string, o map[string]any)
 }
 
-var objectID = regexp.MustCompile(`^(?:cus|sub|in|pm|cs|price)_\w+$`)
+var objectID = regexp.MustCompile(`^(?:cus|sub|in|pm|pi|cs|price)_\w+$`)
 
 func (o *owner) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	rec := httptest.NewRecorder()
 	o.mock.ServeHTTP(rec, r)
+	if o.asks && rec.Code == http.StatusOK && strings.HasSuffix(r.URL.Path, "/pay") {
+		o.mu.Lock()
+		o.seen["POST /v1/invoices/{id}/pay"] = true
+		o.mu.Unlock()
+		w.WriteHeader(http.StatusPaymentRequired)
+		_, _ = io.WriteString(w, `{"error":{"type":"card_error","code":"invoice_payment_intent_requires_action","message":"confirm"}}`)
+		return
+	}
 	if rec.Code != http.StatusOK {
 		o.t.Errorf("stripe-mock refuses %s %s\n%s\n%s", r.Method, r.URL, body, rec.Body)
 	}
@@ -223,12 +233,13 @@ func TestStripeMockAcceptsEveryRequest(t *testing.T) {
 	// The fixtures' subscription as a live one, with items that have all a
 	// change needs.
 	var pending, sendInvoice, ownDefault, cancelling, cancelAt bool
-	var item, newPrice string
+	var item, newPrice, debt, listed string
 	var product bool
 	o.edit = func(path string, v map[string]any) {
 		each(v, "subscription", func(s map[string]any) {
 			s["status"], s["schedule"], s["cancel_at"], s["cancel_at_period_end"] = "active", nil, nil, cancelling
 			s["currency"] = "usd"
+			listed = s["id"].(string)
 			if cancelAt {
 				s["cancel_at"] = 4102444800
 			}
@@ -272,6 +283,14 @@ func TestStripeMockAcceptsEveryRequest(t *testing.T) {
 				i["status"] = "open"
 			}
 			i["billing_reason"] = "subscription_update"
+			i["attempted"], i["amount_remaining"], i["collection_method"] = true, 500, "charge_automatically"
+			i["parent"] = map[string]any{"subscription_details": map[string]any{"subscription": "sub_1"}}
+			debt = i["id"].(string)
+			i["payments"] = map[string]any{"object": "list", "data": []any{map[string]any{
+				"object": "invoice_payment", "status": "open", "payment": map[string]any{
+					"type": "payment_intent", "payment_intent": map[string]any{"object": "payment_intent", "id": "pi_1", "status": "requires_action"},
+				},
+			}}}
 		})
 		each(v, "checkout.session", func(c map[string]any) {
 			c["mode"], c["url"] = "setup", "https://checkout.stripe.com/c/1"
@@ -338,6 +357,19 @@ func TestStripeMockAcceptsEveryRequest(t *testing.T) {
 	try(billing.Action{Kind: billing.AddPaymentMethod, ReturnURL: "https://billing.example.com/done"}, refs)
 	try(billing.Action{Kind: billing.SetDefaultPaymentMethod, PaymentMethod: "pm_1"}, nil)
 	pending = false
+	read()
+	mine := listed // the id that the fixtures' list has
+	try(billing.Action{Kind: billing.SetDefaultPaymentMethod, PaymentMethod: "pm_1", Subscription: mine}, nil)
+	back := "https://billing.example.com/done"
+	for _, asks := range []bool{false, true} {
+		o.asks = asks
+		try(billing.Action{Kind: billing.PayInvoices, Invoices: []string{debt}, ReturnURL: back}, nil)
+		try(billing.Action{Kind: billing.PayInvoices, Invoices: []string{debt}, PaymentMethod: "pm_1", ReturnURL: back}, nil)
+	}
+	o.asks = false
+	try(billing.Action{Kind: billing.AddPaymentMethod, Use: billing.UseSubscription, Subscription: mine, Invoices: []string{debt}, ReturnURL: back}, refs)
+	try(billing.Action{Kind: billing.AddPaymentMethod, Use: billing.UseNothing, ReturnURL: back}, refs)
+	try(billing.Action{Kind: billing.RemovePaymentMethod, PaymentMethod: "pm_2"}, nil)
 	try(billing.Action{Kind: billing.Cancel, Subscription: "sub_1"}, nil)
 	cancelling = true
 	try(billing.Action{Kind: billing.Resume, Subscription: "sub_1"}, nil)
@@ -357,10 +389,10 @@ func TestStripeMockAcceptsEveryRequest(t *testing.T) {
 	}
 	want := []string{
 		"GET /v1/checkout/sessions", "GET /v1/checkout/sessions/{id}", "GET /v1/customers/{id}", "GET /v1/customers/{id}/payment_methods",
-		"GET /v1/invoice_payments", "GET /v1/invoices", "GET /v1/invoices/{id}", "GET /v1/payment_methods/{id}", "GET /v1/prices",
+		"GET /v1/invoice_payments", "GET /v1/invoices", "GET /v1/invoices/{id}", "GET /v1/payment_intents", "GET /v1/payment_methods/{id}", "GET /v1/prices",
 		"GET /v1/prices/{id}", "GET /v1/products", "GET /v1/subscriptions", "GET /v1/subscriptions/{id}",
 		"POST /v1/checkout/sessions", "POST /v1/customers/{id}", "POST /v1/invoices/create_preview", "POST /v1/invoices/{id}/pay",
-		"POST /v1/invoices/{id}/void", "POST /v1/subscriptions/{id}",
+		"POST /v1/invoices/{id}/void", "POST /v1/payment_intents/{id}/confirm", "POST /v1/payment_methods/{id}/detach", "POST /v1/subscriptions/{id}",
 	}
 	var got []string
 	for k := range o.seen {

@@ -80,16 +80,17 @@ type address struct {
 }
 
 type customer struct {
-	Object          string   `json:"object"`
-	ID              string   `json:"id"`
-	Deleted         bool     `json:"deleted"`
-	Name            string   `json:"name"`
-	Email           string   `json:"email"`
-	Phone           string   `json:"phone"`
-	Address         address  `json:"address"`
-	Locales         []string `json:"preferred_locales"`
-	Balance         int64    `json:"balance"`
-	Currency        string   `json:"currency"`
+	Object          string               `json:"object"`
+	ID              string               `json:"id"`
+	Deleted         bool                 `json:"deleted"`
+	Name            string               `json:"name"`
+	Email           string               `json:"email"`
+	Phone           string               `json:"phone"`
+	Address         address              `json:"address"`
+	Locales         []string             `json:"preferred_locales"`
+	Balance         int64                `json:"balance"`
+	Currency        string               `json:"currency"`
+	DefaultSource   expandable[struct{}] `json:"default_source"`
 	InvoiceSettings struct {
 		DefaultPaymentMethod expandable[paymentMethod] `json:"default_payment_method"`
 	} `json:"invoice_settings"`
@@ -210,6 +211,7 @@ type subscription struct {
 	EndedAt              stamp                     `json:"ended_at"`
 	CollectionMethod     string                    `json:"collection_method"`
 	DefaultPaymentMethod expandable[paymentMethod] `json:"default_payment_method"`
+	DefaultSource        expandable[struct{}]      `json:"default_source"`
 	LatestInvoice        expandable[invoice]       `json:"latest_invoice"`
 	Metadata             map[string]string         `json:"metadata"`
 	PauseCollection      *struct {
@@ -314,27 +316,45 @@ type paymentMethod struct {
 		Last4    string `json:"last4"`
 		ExpMonth int    `json:"exp_month"`
 		ExpYear  int    `json:"exp_year"`
+		Country  string `json:"country"`
+		Wallet   *struct {
+			Type string `json:"type"`
+		} `json:"wallet"`
 	} `json:"card"`
-	SEPADebit     *last4 `json:"sepa_debit"`
-	USBankAccount *last4 `json:"us_bank_account"`
-	BACSDebit     *last4 `json:"bacs_debit"`
-	AUBECSDebit   *last4 `json:"au_becs_debit"`
-	ACSSDebit     *last4 `json:"acss_debit"`
+	SEPADebit     *account `json:"sepa_debit"`
+	USBankAccount *account `json:"us_bank_account"`
+	BACSDebit     *account `json:"bacs_debit"`
+	AUBECSDebit   *account `json:"au_becs_debit"`
+	ACSSDebit     *account `json:"acss_debit"`
+	Link          *account `json:"link"`
+	PayPal        *account `json:"paypal"`
 }
 
-type last4 struct {
-	Last4 string `json:"last4"`
+// account is a bank's or a wallet's account; each type has some of it.
+type account struct {
+	Last4      string `json:"last4"`
+	BankName   string `json:"bank_name"`
+	BankCode   string `json:"bank_code"`
+	Country    string `json:"country"`
+	Email      string `json:"email"`
+	PayerEmail string `json:"payer_email"`
 }
 
 func (m *paymentMethod) convert() billing.PaymentMethod {
 	out := billing.PaymentMethod{ID: m.ID, Type: m.Type}
-	if m.Card != nil {
-		out.Brand, out.Last4, out.ExpMonth, out.ExpYear = m.Card.Brand, m.Card.Last4, m.Card.ExpMonth, m.Card.ExpYear
-	}
-	for _, l := range []*last4{m.SEPADebit, m.USBankAccount, m.BACSDebit, m.AUBECSDebit, m.ACSSDebit} {
-		if l != nil {
-			out.Last4 = l.Last4
+	if c := m.Card; c != nil {
+		out.Brand, out.Last4, out.ExpMonth, out.ExpYear, out.Country = c.Brand, c.Last4, c.ExpMonth, c.ExpYear, c.Country
+		if c.Wallet != nil {
+			out.Wallet = c.Wallet.Type
 		}
+	}
+	for _, a := range []*account{m.SEPADebit, m.USBankAccount, m.BACSDebit, m.AUBECSDebit, m.ACSSDebit, m.Link, m.PayPal} {
+		if a != nil {
+			out.Last4, out.Country, out.Bank, out.Email = a.Last4, a.Country, cmp.Or(a.BankName, a.BankCode), cmp.Or(a.Email, a.PayerEmail)
+		}
+	}
+	if m.USBankAccount != nil {
+		out.Country = "US"
 	}
 	return out
 }
@@ -389,23 +409,27 @@ func (l *invoiceLine) convert() billing.Line {
 }
 
 type invoice struct {
-	Object          string               `json:"object"`
-	ID              string               `json:"id"`
-	Customer        expandable[struct{}] `json:"customer"`
-	Number          string               `json:"number"`
-	Status          string               `json:"status"`
-	Description     string               `json:"description"`
-	BillingReason   string               `json:"billing_reason"`
-	Created         stamp                `json:"created"`
-	DueDate         stamp                `json:"due_date"`
-	Currency        string               `json:"currency"`
-	Subtotal        int64                `json:"subtotal"`
-	Total           int64                `json:"total"`
-	AmountDue       int64                `json:"amount_due"`
-	AmountPaid      int64                `json:"amount_paid"`
-	AmountRemaining int64                `json:"amount_remaining"`
-	StartingBalance int64                `json:"starting_balance"`
-	TotalTaxes      []struct {
+	Object               string               `json:"object"`
+	ID                   string               `json:"id"`
+	Customer             expandable[struct{}] `json:"customer"`
+	Number               string               `json:"number"`
+	Status               string               `json:"status"`
+	CollectionMethod     string               `json:"collection_method"`
+	DefaultPaymentMethod expandable[struct{}] `json:"default_payment_method"`
+	DefaultSource        expandable[struct{}] `json:"default_source"`
+	Payments             list[invoicePayment] `json:"payments"`
+	Description          string               `json:"description"`
+	BillingReason        string               `json:"billing_reason"`
+	Created              stamp                `json:"created"`
+	DueDate              stamp                `json:"due_date"`
+	Currency             string               `json:"currency"`
+	Subtotal             int64                `json:"subtotal"`
+	Total                int64                `json:"total"`
+	AmountDue            int64                `json:"amount_due"`
+	AmountPaid           int64                `json:"amount_paid"`
+	AmountRemaining      int64                `json:"amount_remaining"`
+	StartingBalance      int64                `json:"starting_balance"`
+	TotalTaxes           []struct {
 		Amount int64 `json:"amount"`
 	} `json:"total_taxes"`
 	Attempted   bool              `json:"attempted"`
@@ -456,6 +480,7 @@ func (v *invoice) convert(pending map[string]bool) billing.Invoice {
 		Subtotal: v.money(v.Subtotal), Tax: v.tax(), Total: v.money(v.Total), AmountDue: v.money(v.AmountDue),
 		AmountPaid: v.money(v.AmountPaid), AmountRemaining: v.money(v.AmountRemaining), Attempted: v.Attempted,
 		NextAttempt: v.NextAttempt.time(), ForPendingUpdate: pending[v.ID], HasDocument: v.PDF != "" && v.Status != "draft",
+		SendInvoice: v.CollectionMethod == "send_invoice",
 	}
 	if out.Description == "" && len(out.Lines) > 0 {
 		// The dearest line says best what a bill is for.
@@ -486,14 +511,20 @@ type checkoutSession struct {
 }
 
 type paymentIntent struct {
-	ID         string `json:"id"`
-	Status     string `json:"status"`
-	NextAction *struct {
+	Object        string                    `json:"object"`
+	ID            string                    `json:"id"`
+	Status        string                    `json:"status"`
+	PaymentMethod expandable[paymentMethod] `json:"payment_method"`
+	NextAction    *struct {
 		RedirectToURL *struct {
 			URL string `json:"url"`
 		} `json:"redirect_to_url"`
 	} `json:"next_action"`
-	LastPaymentError *apiError `json:"last_payment_error"`
+	LastPaymentError *struct {
+		Code          string         `json:"code"`
+		DeclineCode   string         `json:"decline_code"`
+		PaymentMethod *paymentMethod `json:"payment_method"`
+	} `json:"last_payment_error"`
 }
 
 type invoicePayment struct {

@@ -13,15 +13,16 @@ import (
 
 // The kinds of steps.
 const (
-	stepUpdate          = "subscription.update"  // POST subscriptions/{id}: items
-	stepCancel          = "subscription.cancel"  // POST subscriptions/{id}: cancel_at_period_end=true
-	stepResume          = "subscription.resume"  // POST subscriptions/{id}: the cancellation cleared
-	stepDefault         = "subscription.default" // POST subscriptions/{id}: default_payment_method
-	stepVoid            = "invoice.void"         // POST invoices/{id}/void
-	stepPay             = "invoice.pay"          // POST invoices/{id}/pay
-	stepCustomer        = "customer.update"      // POST customers/{id}
-	stepCustomerDefault = "customer.default"     // POST customers/{id}: invoice_settings
-	stepSetup           = "checkout.setup"       // POST checkout/sessions: mode=setup
+	stepUpdate          = "subscription.update"   // POST subscriptions/{id}: items
+	stepCancel          = "subscription.cancel"   // POST subscriptions/{id}: cancel_at_period_end=true
+	stepResume          = "subscription.resume"   // POST subscriptions/{id}: the cancellation cleared
+	stepDefault         = "subscription.default"  // POST subscriptions/{id}: default_payment_method
+	stepVoid            = "invoice.void"          // POST invoices/{id}/void
+	stepPay             = "invoice.pay"           // POST invoices/{id}/pay
+	stepCustomer        = "customer.update"       // POST customers/{id}
+	stepCustomerDefault = "customer.default"      // POST customers/{id}: invoice_settings
+	stepSetup           = "checkout.setup"        // POST checkout/sessions: mode=setup
+	stepDetach          = "payment_method.detach" // POST payment_methods/{id}/detach
 )
 
 // refPaymentMethod names the payment method that a checkout session brought.
@@ -48,8 +49,13 @@ type params struct {
 	Delayed bool `json:"delayed,omitempty"`
 	// Details are the details that a customer.update sets.
 	Details *billing.Details `json:"details,omitempty"`
-	// PaymentMethod is what a …default step sets, where it is known.
+	// PaymentMethod is what a …default step sets, or an invoice.pay charges,
+	// where it is known.
 	PaymentMethod string `json:"payment_method,omitempty"`
+	// ReturnURL is where the page leads back to that confirms an invoice.pay.
+	ReturnURL string `json:"return_url,omitempty"`
+	// Waits is true for an invoice.pay of what a change waits for.
+	Waits bool `json:"waits,omitempty"`
 }
 
 func newStep(kind, object string, f form, p params) billing.Step {
@@ -104,8 +110,10 @@ func (p *Provider) Preview(ctx context.Context, customerID string, action billin
 		return p.previewChange(ctx, customerID, action, at)
 	case billing.DropPending, billing.Cancel, billing.Resume:
 		return p.previewSubscription(ctx, customerID, action, at)
-	case billing.AddPaymentMethod, billing.SetDefaultPaymentMethod, billing.UpdateDetails:
+	case billing.UpdateDetails:
 		return p.previewCustomer(ctx, customerID, action, at)
+	case billing.AddPaymentMethod, billing.SetDefaultPaymentMethod, billing.RemovePaymentMethod, billing.PayInvoices:
+		return p.previewMethod(ctx, customerID, action, at)
 	}
 	return billing.Preview{}, refused("invalid_request", "kind", fmt.Errorf("stripe: no action %q", action.Kind))
 }
@@ -364,55 +372,21 @@ func (p *Provider) previewSubscription(ctx context.Context, customerID string, a
 
 // previewCustomer previews what is about the customer as a whole.
 func (p *Provider) previewCustomer(ctx context.Context, customerID string, action billing.Action, at time.Time) (billing.Preview, error) {
-	var c *customer
-	var ans *answer
-	var subs []subscription
-	var m paymentMethod
-	reads := []func() error{func() (err error) { c, ans, err = p.customer(ctx, customerID); return err }}
-	if action.Kind != billing.UpdateDetails {
-		reads = append(reads, func() (err error) { subs, err = p.subscriptions(ctx, customerID); return err })
-	}
-	if action.Kind == billing.SetDefaultPaymentMethod {
-		reads = append(reads, func() (err error) { m, err = p.paymentMethod(ctx, customerID, action.PaymentMethod); return err })
-	}
-	if err := parallel(reads...); err != nil {
+	c, ans, err := p.customer(ctx, customerID)
+	if err != nil {
 		return billing.Preview{}, err
 	}
 	if at.IsZero() {
 		at = ans.now(c.TestClock)
 	}
 	at = at.UTC().Truncate(time.Second)
-	currency := c.Currency
-	for i := range subs {
-		if currency == "" && !subs[i].ended() {
-			currency = subs[i].Currency
-		}
-	}
 	b := c.convert()
 	out := billing.Preview{Action: action, At: at, ObjectVersion: b.Version, Effective: at}
-	switch action.Kind {
-	case billing.UpdateDetails:
-		f, err := detailsForm(action.Details)
-		if err != nil {
-			return billing.Preview{}, err
-		}
-		out.Steps = []billing.Step{newStep(stepCustomer, customerID, f, params{Version: b.Version, Details: action.Details})}
-	case billing.AddPaymentMethod:
-		if !p.safeReturn(action.ReturnURL) {
-			return billing.Preview{}, refused("invalid_request", "return_url", errors.New("the return URL is not an absolute http or https URL"))
-		}
-		f := form{{"mode", "setup"}, {"customer", customerID}, {"success_url", action.ReturnURL}, {"cancel_url", action.ReturnURL}}
-		if currency != "" {
-			// Which kinds of payment method are offered depends on it.
-			f.add("currency", currency)
-		} else {
-			f.add("payment_method_types[0]", "card")
-		}
-		out.Steps = append(out.Steps, newStep(stepSetup, customerID, f, params{}))
-		out.Steps = append(out.Steps, defaultSteps(customerID, subs, "")...)
-	case billing.SetDefaultPaymentMethod:
-		out.Steps = defaultSteps(customerID, subs, m.ID)
+	f, err := detailsForm(action.Details)
+	if err != nil {
+		return billing.Preview{}, err
 	}
+	out.Steps = []billing.Step{newStep(stepCustomer, customerID, f, params{Version: b.Version, Details: action.Details})}
 	return out, nil
 }
 
@@ -421,28 +395,40 @@ func (s *subscription) waits() bool {
 	return s.PendingUpdate != nil && s.LatestInvoice.Obj != nil && s.LatestInvoice.Obj.Status == "open"
 }
 
-// defaultSteps make a payment method the default on every level, and pay
-// what waits for one. m is its id, or "" where an earlier step brings it.
-func defaultSteps(customerID string, subs []subscription, m string) []billing.Step {
-	step := func(kind, object, param string, f form) billing.Step {
-		if m != "" {
-			f = append(form{{param, m}}, f...)
-			return newStep(kind, object, f, params{PaymentMethod: m})
-		}
-		return newStep(kind, object, f, params{Fill: map[string]string{refPaymentMethod: param}})
+// methodStep is a step that uses a payment method in param: m, or the one that
+// an earlier step brings where m is "".
+func methodStep(kind, object, param, m string, f form, par params) billing.Step {
+	if m != "" {
+		f = append(form{{param, m}}, f...)
+		par.PaymentMethod = m
+	} else {
+		par.Fill = map[string]string{refPaymentMethod: param}
 	}
-	out := []billing.Step{step(stepCustomerDefault, customerID, "invoice_settings[default_payment_method]", nil)}
+	return newStep(kind, object, f, par)
+}
+
+// present tells Stripe that the customer is there and can confirm.
+var present = form{{"off_session", "false"}}
+
+// defaultSteps make a payment method the default on every level, and pay
+// what waits for one. m is nil where an earlier step brings it. A bank debit
+// takes longer than a change waits.
+func defaultSteps(customerID string, subs []subscription, m *paymentMethod, returnURL string) []billing.Step {
+	id := ""
+	if m != nil {
+		id = m.ID
+	}
+	out := []billing.Step{methodStep(stepCustomerDefault, customerID, "invoice_settings[default_payment_method]", id, nil, params{})}
 	for i := range subs {
 		// While a subscription has a default of its own, the customer's does
 		// nothing for it.
 		if s := &subs[i]; !s.ended() && s.DefaultPaymentMethod.ID != "" {
-			out = append(out, step(stepDefault, s.ID, "default_payment_method", nil))
+			out = append(out, methodStep(stepDefault, s.ID, "default_payment_method", id, nil, params{}))
 		}
 	}
 	for i := range subs {
-		if s := &subs[i]; s.waits() {
-			// The customer is there and can confirm.
-			out = append(out, step(stepPay, s.LatestInvoice.ID, "payment_method", form{{"off_session", "false"}}))
+		if s := &subs[i]; s.waits() && (m == nil || !m.delayed()) {
+			out = append(out, methodStep(stepPay, s.LatestInvoice.ID, "payment_method", id, present, params{ReturnURL: returnURL, Waits: true}))
 		}
 	}
 	return out

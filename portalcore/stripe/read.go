@@ -131,6 +131,7 @@ func (p *Provider) Account(ctx context.Context, id string) (billing.Account, err
 		subs     []subscription
 		methods  list[paymentMethod]
 		invoices list[invoice]
+		open     []invoice
 	)
 	err := parallel(
 		func() (err error) { c, at, err = p.customer(ctx, id); return err },
@@ -144,6 +145,7 @@ func (p *Provider) Account(ctx context.Context, id string) (billing.Account, err
 			_, err := p.get(ctx, &invoices, form{{"customer", id}, {"limit", "10"}}, "invoices")
 			return err
 		},
+		func() (err error) { open, err = p.openInvoices(ctx, id); return err },
 	)
 	if err != nil {
 		return billing.Account{}, err
@@ -168,7 +170,11 @@ func (p *Provider) Account(ctx context.Context, id string) (billing.Account, err
 	confirm := map[string]string{}
 	var mu sync.Mutex
 	var products map[string]product
-	second := []func() error{func() (err error) { products, err = p.products(ctx, subs); return err }}
+	var intents map[string]*paymentIntent
+	second := []func() error{
+		func() (err error) { products, err = p.products(ctx, subs); return err },
+		func() (err error) { intents, err = p.intents(ctx, id, open); return err },
+	}
 	for i, s := range renewing {
 		second = append(second, func() error {
 			u, err := p.upcoming(ctx, s, nil)
@@ -200,6 +206,7 @@ func (p *Provider) Account(ctx context.Context, id string) (billing.Account, err
 		}
 		acc.Subscriptions = append(acc.Subscriptions, b)
 	}
+	acc.Debts = p.debts(open, pending, intents)
 	for i := range methods.Data {
 		if m := &methods.Data[i]; m.Customer.ID == id {
 			acc.PaymentMethods = append(acc.PaymentMethods, m.convert())
@@ -208,7 +215,11 @@ func (p *Provider) Account(ctx context.Context, id string) (billing.Account, err
 	for i := range invoices.Data {
 		v := &invoices.Data[i]
 		if v.Customer.ID == id && v.Status != "draft" && len(acc.Invoices) < maxLatest {
-			acc.Invoices = append(acc.Invoices, v.convert(pending))
+			b := p.withPage(v, v.convert(pending))
+			if i := slices.IndexFunc(acc.Debts, func(d billing.Invoice) bool { return d.ID == b.ID }); i >= 0 {
+				b = acc.Debts[i] // it says how its payment went, too
+			}
+			acc.Invoices = append(acc.Invoices, b)
 		}
 	}
 	for _, u := range upcoming {
@@ -436,7 +447,7 @@ func (p *Provider) Invoices(ctx context.Context, customerID, cursor string, limi
 	}
 	page := billing.InvoicePage{}
 	for i := range found {
-		page.Invoices = append(page.Invoices, found[i].convert(pending))
+		page.Invoices = append(page.Invoices, p.withPage(&found[i], found[i].convert(pending)))
 	}
 	if len(found) == 0 {
 		return page, nil

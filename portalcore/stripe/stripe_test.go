@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -424,7 +425,7 @@ func TestAccountChain(t *testing.T) {
 	if limit := delay * 24 / 10; took > limit {
 		t.Errorf("took %s, the limit is %s", took, limit)
 	}
-	if len(f.seen) != 8 || len(a.Subscriptions) != 6 || len(a.Upcoming) != 3 || a.Subscriptions[0].Items[0].Price.ProductName != "Team" {
+	if len(f.seen) != 9 || len(a.Subscriptions) != 6 || len(a.Upcoming) != 3 || a.Subscriptions[0].Items[0].Price.ProductName != "Team" {
 		t.Errorf("%d requests, %d subscriptions, %d upcoming, %+v", len(f.seen), len(a.Subscriptions), len(a.Upcoming), a.Subscriptions[0].Items[0].Price)
 	}
 	if want := time.Date(2026, 3, 2, 10, 0, 0, 0, time.UTC); !a.AsOf.Equal(want) {
@@ -516,6 +517,10 @@ func TestPreviewRefuses(t *testing.T) {
 	}
 }
 
+func debited(status string) string {
+	return `{"id":"in_2","object":"invoice","customer":"cus_1","status":"open","payments":{"data":[{"status":"open","payment":{"payment_intent":{"id":"pi_2","status":"` + status + `"}}}]}}`
+}
+
 // Bank debits cannot hold a change back: the step must not ask for it, and
 // says that the bank's answer is still to come.
 func TestBankDebit(t *testing.T) {
@@ -525,6 +530,7 @@ func TestBankDebit(t *testing.T) {
 		"GET /v1/subscriptions/sub_1":      says(200, sub),
 		"POST /v1/invoices/create_preview": says(200, `{"object":"invoice","currency":"usd","total":5,"amount_due":5}`),
 		"POST /v1/subscriptions/sub_1":     says(200, changed),
+		"GET /v1/invoices/in_2":            says(200, debited("processing")),
 	}}
 	p, _ := open(t, f, stripe.Options{})
 	pv, err := p.Preview(t.Context(), "cus_1", billing.Action{Kind: billing.ChangePlan, Subscription: "sub_1", Items: []billing.ItemChange{{Item: "si_1", Price: "price_1", Quantity: 3}}}, time.Time{})
@@ -535,7 +541,14 @@ func TestBankDebit(t *testing.T) {
 	if err != nil || r.State != billing.Processing {
 		t.Errorf("%+v, %v", r, err)
 	}
-	form := f.seen[len(f.seen)-1].PostForm
+	// Sent back by the bank, the invoice is a debt and the change stands.
+	f.by["GET /v1/invoices/in_2"], f.by["GET /v1/subscriptions/sub_1"] = says(200, debited("requires_payment_method")), says(200, changed)
+	if o, r, err := p.Outcome(t.Context(), "cus_1", pv.Steps[0], "intent.0", &r); err != nil || o != billing.Applied || r.State != billing.Done || r.Invoice.Status != billing.InvoiceOpen {
+		t.Errorf("%s %+v, %v", o, r, err)
+	}
+	form := f.seen[slices.IndexFunc(f.seen, func(r *http.Request) bool {
+		return r.URL.Path == "/v1/subscriptions/sub_1" && r.Method == http.MethodPost
+	})].PostForm
 	if form.Has("payment_behavior") || form.Get("proration_behavior") != "always_invoice" || form.Get("metadata[portal_step]") != "intent.0" ||
 		form.Get("items[0][id]") != "si_1" || form.Get("items[0][quantity]") != "3" || form.Get("proration_date") == "" {
 		t.Errorf("sent %v", form)

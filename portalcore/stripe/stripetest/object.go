@@ -115,14 +115,39 @@ func (v *view) price(p sandbox.Price, expandProduct bool) (any, error) {
 }
 
 func method(m sandbox.PaymentMethod) object {
-	return object{
-		"id": m.ID, "object": "payment_method", "created": unix(m.Created), "livemode": false, "type": "card",
+	kind := m.Type
+	if kind == "" {
+		kind = "card"
+	}
+	o := object{
+		"id": m.ID, "object": "payment_method", "created": unix(m.Created), "livemode": false, "type": kind,
 		"customer": orNull(m.Customer), "metadata": object{}, "allow_redisplay": "always",
 		"billing_details": object{"address": nil, "email": nil, "name": nil, "phone": nil},
-		"card": object{
-			"brand": m.Brand, "last4": m.Last4, "exp_month": m.ExpMonth, "exp_year": m.ExpYear, "funding": "credit", "country": "US",
-		},
 	}
+	switch kind {
+	case "card":
+		card := object{
+			"brand": m.Brand, "last4": m.Last4, "exp_month": m.ExpMonth, "exp_year": m.ExpYear, "funding": "credit", "country": orNull(m.Country), "wallet": nil,
+		}
+		if m.Wallet != "" {
+			card["wallet"] = object{"type": m.Wallet, m.Wallet: object{}, "dynamic_last4": nil}
+		}
+		o[kind] = card
+	case "sepa_debit":
+		o[kind] = object{"bank_code": m.Bank, "branch_code": "", "country": m.Country, "fingerprint": nil, "generated_from": nil, "last4": m.Last4}
+	case "us_bank_account":
+		o[kind] = object{
+			"bank_name": m.Bank, "last4": m.Last4, "routing_number": "110000000", "account_type": "checking", "account_holder_type": "company",
+			"financial_connections_account": nil, "fingerprint": nil, "networks": nil, "status_details": nil,
+		}
+	case "link":
+		o[kind] = object{"email": m.Email}
+	case "paypal":
+		o[kind] = object{"payer_email": m.Email, "payer_id": nil, "country": m.Country}
+	default:
+		o[kind] = object{}
+	}
+	return o
 }
 
 func (v *view) items(sub string, items []sandbox.SubscriptionItem, expandProduct bool) ([]any, error) {
@@ -168,7 +193,9 @@ func (v *view) subscription(s sandbox.Subscription, x expansions, at string) (an
 		if err != nil {
 			return nil, err
 		}
-		latest = v.invoice(i)
+		if latest, err = v.invoice(i, nil, ""); err != nil {
+			return nil, err
+		}
 	}
 	var pending any
 	if u := s.PendingUpdate; u != nil {
@@ -204,7 +231,7 @@ func (v *view) subscription(s sandbox.Subscription, x expansions, at string) (an
 	}, nil
 }
 
-func (v *view) invoice(i sandbox.Invoice) object {
+func (v *view) invoice(i sandbox.Invoice, x expansions, at string) (any, error) {
 	lines := []any{}
 	for _, l := range i.Lines {
 		var taxes []any
@@ -242,7 +269,7 @@ func (v *view) invoice(i sandbox.Invoice) object {
 			hosted = v.h.confirmURL(v.to, i.PaymentIntent)
 		}
 	}
-	return object{
+	o := object{
 		"id": id, "object": "invoice", "created": unix(i.Created), "livemode": false, "customer": i.Customer,
 		"number": orNull(i.Number), "status": i.Status, "billing_reason": i.BillingReason, "collection_method": i.CollectionMethod,
 		"currency": i.Currency, "description": nil, "due_date": unix(i.DueDate), "period_start": unix(i.PeriodStart),
@@ -257,24 +284,84 @@ func (v *view) invoice(i sandbox.Invoice) object {
 			"type": "subscription_details", "quote_details": nil,
 			"subscription_details": object{"subscription": i.Subscription, "metadata": object{}},
 		},
+		"default_payment_method": nil, "default_source": nil,
 	}
+	if x[at+"payments"] {
+		data, err := v.payments(i, x, at+"payments.data.")
+		if err != nil {
+			return nil, err
+		}
+		o["payments"] = listOf("/v1/invoice_payments?invoice="+id, false, data)
+	}
+	return o, nil
 }
 
-func (v *view) paymentIntent(p sandbox.PaymentIntent) object {
+// payments are the payments of an invoice: one, or none where there is nothing
+// to pay.
+func (v *view) payments(i sandbox.Invoice, x expansions, at string) ([]any, error) {
+	if i.PaymentIntent == "" {
+		return nil, nil
+	}
+	pi, err := v.l.PaymentIntent(v.ctx, i.PaymentIntent)
+	if err != nil {
+		return nil, err
+	}
+	var in any = pi.ID
+	if x[at+"payment.payment_intent"] {
+		if in, err = v.paymentIntent(pi, nil, ""); err != nil {
+			return nil, err
+		}
+	}
+	status := "open"
+	switch pi.Status {
+	case sandbox.PaymentSucceeded:
+		status = "paid"
+	case sandbox.PaymentCanceled:
+		status = "canceled"
+	}
+	return []any{object{
+		"id": "inpay_" + pi.ID, "object": "invoice_payment", "created": unix(pi.Created), "livemode": false, "currency": pi.Currency,
+		"invoice": i.ID, "is_default": true, "amount_requested": pi.Amount, "status": status,
+		"payment": object{"type": "payment_intent", "payment_intent": in},
+	}}, nil
+}
+
+func (v *view) paymentIntent(p sandbox.PaymentIntent, x expansions, at string) (any, error) {
 	var next, last any
 	if p.Status == sandbox.RequiresAction {
-		// As Stripe does for the payment of an invoice: no return URL was
-		// given, so there is nothing to redirect to but the hosted invoice.
+		// As Stripe does for the payment of an invoice: as long as no return URL
+		// was given, there is nothing to redirect to but the hosted invoice.
 		next = object{"type": "use_stripe_sdk", "use_stripe_sdk": object{}}
+		if p.ReturnURL != "" && v.to != "" {
+			next = object{"type": "redirect_to_url", "redirect_to_url": object{"url": v.h.confirmURL(v.to, p.ID), "return_url": p.ReturnURL}}
+		}
 	}
-	if p.LastErrorCode != "" {
-		last = object{"type": "card_error", "code": p.LastErrorCode, "message": "The payment did not go through."}
+	// A payment that failed lets go of its payment method; the error keeps it.
+	held := p.Status != sandbox.RequiresPaymentMethod
+	var pm any
+	if p.PaymentMethod != "" {
+		m, err := v.l.PaymentMethod(v.ctx, p.PaymentMethod)
+		if err != nil {
+			return nil, err
+		}
+		if held {
+			if pm = m.ID; x[at+"payment_method"] {
+				pm = method(m)
+			}
+		}
+		if p.LastErrorCode != "" {
+			e := object{"type": "card_error", "code": p.LastErrorCode, "message": "The payment did not go through.", "payment_method": method(m)}
+			if p.LastDeclineCode != "" {
+				e["decline_code"] = p.LastDeclineCode
+			}
+			last = e
+		}
 	}
 	return object{
 		"id": p.ID, "object": "payment_intent", "created": unix(p.Created), "livemode": false, "amount": p.Amount,
-		"currency": p.Currency, "customer": p.Customer, "status": p.Status, "payment_method": orNull(p.PaymentMethod),
+		"currency": p.Currency, "customer": p.Customer, "status": p.Status, "payment_method": pm,
 		"next_action": next, "last_payment_error": last, "metadata": object{},
-	}
+	}, nil
 }
 
 func setupIntent(s sandbox.CheckoutSession) object {
@@ -335,10 +422,16 @@ func (h *handler) draw(ctx context.Context, kind, id string) (any, error) {
 		return productOf(p), err
 	case "invoice":
 		i, err := h.l.Invoice(ctx, id)
-		return v.invoice(i), err
+		if err != nil {
+			return nil, err
+		}
+		return v.invoice(i, nil, "")
 	case "payment_intent":
 		p, err := h.l.PaymentIntent(ctx, id)
-		return v.paymentIntent(p), err
+		if err != nil {
+			return nil, err
+		}
+		return v.paymentIntent(p, nil, "")
 	case "payment_method":
 		m, err := h.l.PaymentMethod(ctx, id)
 		return method(m), err

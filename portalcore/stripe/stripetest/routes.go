@@ -35,6 +35,21 @@ func (h *handler) routes() {
 		m, err := v.l.PaymentMethod(v.ctx, id)
 		return method(m), err
 	})
+	h.handle("POST /v1/payment_methods/{id}/detach", only(), func(v *view, id string, _ args, c sandbox.Call) (any, error) {
+		m, err := v.l.DetachPaymentMethod(v.ctx, c, id)
+		if err != nil {
+			return nil, err
+		}
+		return method(m), nil
+	})
+	h.handle("GET /v1/payment_intents", paged(map[string]*spec{"customer": str}, "data.payment_method"), listIntents)
+	h.handle("POST /v1/payment_intents/{id}/confirm", map[string]*spec{"return_url": str, "expand": expands()}, func(v *view, id string, a args, c sandbox.Call) (any, error) {
+		p, err := v.l.ConfirmIntent(v.ctx, c, id, a.str("return_url"))
+		if err != nil {
+			return nil, err
+		}
+		return v.paymentIntent(p, nil, "")
+	})
 	h.handle("GET /v1/products", paged(map[string]*spec{"ids": strs, "active": flag}), listProducts)
 	h.handle("GET /v1/prices", paged(map[string]*spec{
 		"active": flag, "type": oneOf("one_time", "recurring"), "lookup_keys": strs, "product": str,
@@ -67,7 +82,7 @@ func (h *handler) routes() {
 
 	h.handle("GET /v1/invoices", paged(map[string]*spec{
 		"customer": str, "subscription": str, "status": oneOf("draft", "open", "paid", "uncollectible", "void"),
-	}), listInvoices)
+	}, listed(ofInvoice)...), listInvoices)
 	h.handle("POST /v1/invoices/create_preview", map[string]*spec{
 		"customer": str, "subscription": str, "preview_mode": oneOf("next", "recurring"), "expand": expands(),
 		"subscription_details": obj(map[string]*spec{
@@ -75,19 +90,19 @@ func (h *handler) routes() {
 			"cancel_at": {kind: integer, clear: true},
 		}),
 	}, preview)
-	h.handle("GET /v1/invoices/{id}", only(), func(v *view, id string, a args, _ sandbox.Call) (any, error) {
+	h.handle("GET /v1/invoices/{id}", only(ofInvoice...), func(v *view, id string, a args, _ sandbox.Call) (any, error) {
 		i, err := v.l.Invoice(v.ctx, id)
 		if err != nil {
 			return nil, err
 		}
-		return v.invoice(i), nil
+		return v.invoice(i, a.expansions(), "")
 	})
 	h.handle("POST /v1/invoices/{id}/void", only(), func(v *view, id string, _ args, c sandbox.Call) (any, error) {
 		i, err := v.l.VoidInvoice(v.ctx, c, id)
 		if err != nil {
 			return nil, err
 		}
-		return v.invoice(i), nil
+		return v.invoice(i, nil, "")
 	})
 	h.handle("POST /v1/invoices/{id}/pay", map[string]*spec{"payment_method": str, "off_session": flag, "expand": expands()},
 		func(v *view, id string, a args, c sandbox.Call) (any, error) {
@@ -99,7 +114,7 @@ func (h *handler) routes() {
 			if err != nil {
 				return nil, err
 			}
-			return v.invoice(i), nil
+			return v.invoice(i, nil, "")
 		})
 	h.handle("GET /v1/invoice_payments", paged(map[string]*spec{"invoice": str, "status": oneOf("canceled", "open", "paid")}, "data.payment.payment_intent"), listPayments)
 
@@ -132,6 +147,9 @@ var ofSubscription = []string{
 	"items.data.price.product", "default_payment_method", "customer", "customer.invoice_settings.default_payment_method",
 	"latest_invoice", "test_clock",
 }
+
+// ofInvoice is what can be expanded on an invoice.
+var ofInvoice = []string{"payments", "payments.data.payment.payment_intent"}
 
 // listed is properties in a list: one level deeper.
 func listed(properties []string) []string {
@@ -360,7 +378,11 @@ func listInvoices(v *view, _ string, a args, _ sandbox.Call) (any, error) {
 	}
 	var data []any
 	for _, i := range all {
-		data = append(data, v.invoice(i))
+		o, err := v.invoice(i, a.expansions(), "data.")
+		if err != nil {
+			return nil, err
+		}
+		data = append(data, o)
 	}
 	return listOf("/v1/invoices", more, data), nil
 }
@@ -385,7 +407,7 @@ func preview(v *view, _ string, a args, _ sandbox.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return v.invoice(i), nil
+	return v.invoice(i, nil, "")
 }
 
 func listPayments(v *view, _ string, a args, _ sandbox.Call) (any, error) {
@@ -394,32 +416,38 @@ func listPayments(v *view, _ string, a args, _ sandbox.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if i.PaymentIntent == "" {
-		return listOf("/v1/invoice_payments", false, nil), nil
-	}
-	pi, err := v.l.PaymentIntent(v.ctx, i.PaymentIntent)
+	data, err := v.payments(i, x, "data.")
 	if err != nil {
 		return nil, err
 	}
-	var in any = pi.ID
-	if x["data.payment.payment_intent"] {
-		in = v.paymentIntent(pi)
+	if want := a.str("status"); want != "" {
+		data = slices.DeleteFunc(data, func(o any) bool { return o.(object)["status"] != want })
 	}
-	status := "open"
-	switch pi.Status {
-	case sandbox.PaymentSucceeded:
-		status = "paid"
-	case sandbox.PaymentCanceled:
-		status = "canceled"
+	return listOf("/v1/invoice_payments", false, data), nil
+}
+
+func listIntents(v *view, _ string, a args, _ sandbox.Call) (any, error) {
+	id, err := v.customerOf(a)
+	if err != nil {
+		return nil, err
 	}
-	if want := a.str("status"); want != "" && want != status {
-		return listOf("/v1/invoice_payments", false, nil), nil
+	all, err := v.l.PaymentIntents(v.ctx, id)
+	if err != nil {
+		return nil, err
 	}
-	return listOf("/v1/invoice_payments", false, []any{object{
-		"id": "inpay_" + pi.ID, "object": "invoice_payment", "created": unix(pi.Created), "livemode": false, "currency": pi.Currency,
-		"invoice": i.ID, "is_default": true, "amount_requested": pi.Amount, "status": status,
-		"payment": object{"type": "payment_intent", "payment_intent": in},
-	}}), nil
+	all, more, e := page(all, func(p sandbox.PaymentIntent) string { return p.ID }, a)
+	if e != nil {
+		return nil, e
+	}
+	var data []any
+	for _, p := range all {
+		o, err := v.paymentIntent(p, a.expansions(), "data.")
+		if err != nil {
+			return nil, err
+		}
+		data = append(data, o)
+	}
+	return listOf("/v1/payment_intents", more, data), nil
 }
 
 func listSessions(v *view, _ string, a args, _ sandbox.Call) (any, error) {
