@@ -87,6 +87,9 @@ type StepStatus struct {
 	SentAt   time.Time `json:"sent_at"`
 	Attempts int       `json:"attempts"`
 	Done     bool      `json:"done"`
+	// State is where the step stands: one of the states of an intent.
+	State string `json:"state"`
+	Code  string `json:"code,omitempty"`
 }
 
 func intentStatus(i *journal.Intent) IntentStatus {
@@ -96,9 +99,10 @@ func intentStatus(i *journal.Intent) IntentStatus {
 		Created: i.Created, Updated: i.Updated, Code: i.Code, LastError: i.LastError,
 		ReadOnly: i.ReadOnly, SettledBy: i.SettledBy, Note: i.Note, Steps: []StepStatus{},
 	}
-	for _, st := range i.Steps {
+	for n, st := range i.Steps {
 		s.Steps = append(s.Steps, StepStatus{
 			Key: st.Key, Kind: st.Kind, Object: st.Object, SentAt: st.SentAt, Attempts: st.Attempts, Done: st.Done,
+			State: string(i.StateOf(n)), Code: st.Code,
 		})
 	}
 	return s

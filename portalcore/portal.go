@@ -440,6 +440,7 @@ type eventData struct {
 	Customer  string    `json:"customer"`
 	Action    string    `json:"action"`
 	Object    string    `json:"object"`
+	Objects   []string  `json:"objects,omitempty"`
 	State     string    `json:"state"`
 	Created   time.Time `json:"created"`
 	Updated   time.Time `json:"updated"`
@@ -454,7 +455,7 @@ func (p *Portal) putEvent(tx store.Tx, i *journal.Intent) error {
 		return fmt.Errorf("portalcore: no event for an intent that is %s", i.State)
 	}
 	data, err := json.Marshal(eventData{
-		ID: i.ID, Reference: i.Reference(), Customer: i.Customer, Action: string(i.Action.Kind), Object: i.Object,
+		ID: i.ID, Reference: i.Reference(), Customer: i.Customer, Action: string(i.Action.Kind), Object: i.Object, Objects: i.Objects,
 		State: string(i.State), Created: i.Created, Updated: i.Updated,
 	})
 	if err != nil {

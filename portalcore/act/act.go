@@ -41,6 +41,10 @@ const (
 	// again; later it reads first, so that a click is not carried out hours
 	// after it was made.
 	resend = 10 * time.Minute
+	// clickLife is how long after the customer confirmed an action a step that
+	// does not rest on the others may be sent for the first time: nobody expects
+	// an invoice to be paid days after they clicked, when what held it up ended.
+	clickLife = time.Hour
 	// quiet is how long a process must have seen "not applied" by reading, and
 	// nothing sent, until it is believed: longer than a request may be on its way
 	// and the provider may still be working on it.
@@ -84,9 +88,18 @@ func (e *DeniedError) Error() string {
 func (e *DeniedError) Unwrap() error { return policy.ErrDenied }
 
 // InvalidError says that the action itself is wrong: Field is the input,
-// Code a message key ("quantity_min", "quantity_max", "quantity_whole",
-// "price_unknown", "nothing_changes", "email", "required", "too_long",
-// "country"), Args its numbers.
+// Code a message key, Args its numbers:
+//
+//   - "quantity": "quantity_min" (Min), "quantity_max" (Max); "price":
+//     "price_unknown", "nothing_changes"
+//   - "invoices": "required", "too_many" (Max), "twice", "not_open",
+//     "processing"
+//   - "use": "invalid"
+//   - "name", "email", "phone", "line1", "line2", "city", "state",
+//     "postal_code", "country", "locale", "invoice_fields",
+//     "invoice_field_1_name", "invoice_field_1_value" and so on, "tax_id_type",
+//     "tax_id": "required", "too_long" (Count), "too_many" (Max), "invalid"
+//   - "tax_id", "details": "nothing_changes"
 type InvalidError struct {
 	Field string
 	Code  string
@@ -363,12 +376,15 @@ func (c *Corridor) reconsider(ctx context.Context, who Who, nonce string) (billi
 	}
 	a := pin.Preview.Action
 	if err := c.check(ctx, who, a, &acct); err != nil {
+		if errors.Is(err, ErrNotFound) && a.Kind == billing.PayInvoices {
+			err = fmt.Errorf("%w: %w", ErrChanged, err) // it was theirs and open when it was shown
+		}
 		return fail(err)
 	}
 	if !old {
 		// Only now is the intent known that a page of the provider's (3-D Secure)
 		// leads back to.
-		if c.ReturnURL != nil && a.Kind == billing.ChangePlan {
+		if c.ReturnURL != nil && (a.Kind == billing.ChangePlan || a.Kind == billing.PayInvoices) {
 			a.ReturnURL = c.ReturnURL(IntentID(c.Tenant, who.Hash, nonce))
 		}
 		again, err := c.preview(ctx, who, a, pin.Preview.At)
@@ -434,8 +450,7 @@ func (c *Corridor) addPaymentMethod(ctx context.Context, who Who, nonce string, 
 	}
 	if values[0] != nil {
 		open, err := c.Journal.Get(ctx, who.Customer, string(values[0]))
-		same := open.Action.Use == a.Use && open.Action.Subscription == a.Subscription && slices.Equal(open.Action.Invoices, a.Invoices)
-		if err == nil && same && open.State == journal.AwaitingCustomer && open.Next() == 0 && c.Now().Sub(open.Created) < cardPageLife {
+		if err == nil && open.State == journal.AwaitingCustomer && open.Next() == 0 && open.Action.Same(a) && c.Now().Sub(open.Created) < cardPageLife {
 			if _, _, err := look(who); err != nil { // still allowed, and the account still there
 				return journal.Intent{}, err
 			}
@@ -473,7 +488,7 @@ func (c *Corridor) consider(ctx context.Context, who Who, version string, a bill
 	if version != "" && preview.ObjectVersion != version {
 		return fail(ErrChanged)
 	}
-	if a.Kind == billing.ChangePlan || preview.DueNow.Amount > 0 {
+	if a.Kind == billing.ChangePlan || len(a.Invoices) > 0 || preview.DueNow.Amount > 0 {
 		return fail(ErrNoPin) // nobody pays what they were not shown
 	}
 	return preview, acct, nil
@@ -518,13 +533,15 @@ func (c *Corridor) preview(ctx context.Context, who Who, a billing.Action, at ti
 
 // notBusy says early that another change is being checked; begin decides.
 func (c *Corridor) notBusy(ctx context.Context, who Who, a billing.Action) error {
-	object := a.Object(who.Customer)
-	held, err := c.Journal.Busy(ctx, who.Customer, object)
+	objects := a.Objects(who.Customer)
+	held, err := c.Journal.Busy(ctx, who.Customer, objects...)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNothingSent, err)
 	}
-	if id := held[object]; id != "" {
-		return &journal.BusyError{Intent: id}
+	for _, object := range objects {
+		if id := held[object]; id != "" {
+			return &journal.BusyError{Intent: id}
+		}
 	}
 	return nil
 }
@@ -537,20 +554,21 @@ func (c *Corridor) check(ctx context.Context, who Who, a billing.Action, acct *b
 		return fmt.Errorf("%w: the provider has not said yet what is sold", ErrNothingSent)
 	}
 	req := policy.Request{Action: policy.ActionOf(a.Kind), Role: who.Role, Permissions: who.Permissions}
-	var sub *billing.Subscription
-	switch a.Kind {
-	case billing.ChangePlan, billing.DropPending, billing.Cancel, billing.Resume:
-		var ok bool
-		if sub, ok = acct.Subscription(a.Subscription); !ok {
-			return ErrNotFound
-		}
-		req.From = c.planKey(sub)
-	case billing.SetDefaultPaymentMethod:
-		if _, ok := acct.PaymentMethod(a.PaymentMethod); !ok {
-			return ErrNotFound
-		}
+	if unread(a, acct) {
+		return fmt.Errorf("%w: a part of the account could not be read: %v", ErrNothingSent, acct.Failed)
 	}
-	if a.Kind == billing.ChangePlan {
+	if err := sensibleInvoices(a, acct); err != nil {
+		return err
+	}
+	sub, err := owned(a, acct)
+	if err != nil {
+		return err
+	}
+	switch a.Kind {
+	case billing.DropPending, billing.Cancel, billing.Resume:
+		req.From = c.planKey(sub)
+	case billing.ChangePlan:
+		req.From = c.planKey(sub)
 		if !ownItems(sub, a.Items) {
 			return ErrNotFound
 		}
@@ -562,9 +580,18 @@ func (c *Corridor) check(ctx context.Context, who Who, a billing.Action, acct *b
 			return err
 		}
 		req.Parts = parts
+	default:
+		if err := sense(a, acct); err != nil {
+			return err
+		}
 	}
 	req.AnyDirection = a.Kind == billing.DropPending
-	if d := c.Policy(who.Configuration).Decide(req); !d.Allowed() {
+	d := c.Policy(who.Configuration).Decide(req)
+	if d.Allowed() && a.Kind == billing.AddPaymentMethod && len(a.Invoices) > 0 {
+		req.Action = policy.PayInvoices
+		d = c.Policy(who.Configuration).Decide(req)
+	}
+	if !d.Allowed() {
 		if err := c.auditDenied(ctx, who, a); err != nil {
 			return err
 		}
@@ -645,7 +672,7 @@ func (c *Corridor) auditDenied(ctx context.Context, who Who, a billing.Action) e
 	}
 	r := audit.Record{
 		ID: id, Time: c.Now().UTC(), Customer: who.Customer, Actor: who.Actor, Role: who.Role,
-		Event: "denied", Action: string(a.Kind), Object: a.Object(who.Customer), RequestID: who.RequestID,
+		Event: "denied", Action: string(a.Kind), Object: a.Object(who.Customer), Objects: several(a.Objects(who.Customer)), RequestID: who.RequestID,
 	}
 	err = c.Store.Update(ctx, func(tx store.Tx) error { return audit.Put(tx, c.Tenant, r) })
 	if err != nil {
@@ -654,11 +681,20 @@ func (c *Corridor) auditDenied(ctx context.Context, who Who, a billing.Action) e
 	return nil
 }
 
+// several is objects where there are more than the one that stands alone.
+func several(objects []string) []string {
+	if len(objects) == 1 {
+		return nil
+	}
+	return objects
+}
+
 // begin writes the intent down and runs it.
 func (c *Corridor) begin(ctx context.Context, who Who, nonce string, p billing.Preview, acct *billing.Account, seen uint64) (journal.Intent, error) {
 	i := journal.Intent{
 		ID: IntentID(c.Tenant, who.Hash, nonce), Customer: who.Customer, Actor: who.Actor, Role: who.Role,
-		Session: who.Hash, Action: p.Action, Preview: p, Object: p.Action.Object(who.Customer), RequestID: who.RequestID,
+		Session: who.Hash, Action: p.Action, Preview: p, Object: p.Action.Object(who.Customer),
+		Objects: several(p.Action.Objects(who.Customer)), RequestID: who.RequestID,
 	}
 	i.Preview.Steps = nil
 	for n, s := range p.Steps {

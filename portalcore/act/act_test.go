@@ -806,7 +806,7 @@ func TestRestWaitsForTheLock(t *testing.T) {
 	}
 	w.fake.steps = nil
 	w.fake.script = func(int, billing.Step) fault { return unknownBefore }
-	holder, err := c.Do(t.Context(), who(1), nonce(t, c), "", billing.Action{Kind: billing.UpdateDetails})
+	holder, err := c.Do(t.Context(), who(1), nonce(t, c), "", billing.Action{Kind: billing.UpdateDetails, Details: &billing.Details{Phone: new("+1 555 0100")}})
 	if err != nil || holder.State != journal.Unknown {
 		t.Fatal(holder.State, err)
 	}

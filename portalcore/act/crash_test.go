@@ -116,6 +116,7 @@ type scenario struct {
 	action  billing.Action
 	steps   []string // kinds; nil: the fake's own
 	needs   int      // steps from here on need what the first one brings
+	alone   int      // that many of the last steps are independent
 	script  func(n int, step billing.Step) fault
 	finish  bool // the customer does their part, after the first crash
 	nothing bool // a state of nothing applied is the only right one
@@ -151,6 +152,26 @@ var scenarios = []scenario{
 	{name: "RefusedAfterTheCard", action: addCard, steps: []string{"await", "change", "decline"}, needs: 1, finish: true},
 	{name: "CardInTheMiddle", action: addCard, steps: []string{"change", "await", "change"}},
 	{name: "BankDebit", action: addCard, steps: []string{"process", "change"}, finish: true},
+	{name: "PayThree", action: payThree, steps: []string{"change", "change", "change"}, alone: 3},
+	{name: "PaySecondLost", action: payThree, steps: []string{"change", "change", "change"}, alone: 3, script: only(1, unknownAfter)},
+	{name: "PayFirstDeclined", action: payThree, steps: []string{"decline", "change", "change"}, alone: 3},
+	{name: "PayAllDeclined", action: payThree, steps: []string{"decline", "decline", "decline"}, alone: 3, nothing: true},
+	{name: "PayByDebit", action: payThree, steps: []string{"process", "process", "change"}, alone: 3, finish: true},
+	{name: "PayWith3DS", action: payThree, steps: []string{"await", "change", "decline"}, alone: 3, finish: true},
+	{name: "PayWith3DSNever", action: payThree, steps: []string{"await", "change"}, alone: 2},
+	{name: "PayByDebitThen3DS", action: payThree, steps: []string{"process", "await", "change"}, alone: 3, finish: true},
+	{name: "AddCardAndPay", action: addCardAndPay, steps: []string{"await", "change", "decline", "change"}, needs: 1, alone: 2, finish: true},
+	{name: "AddCardAndPayNever", action: addCardAndPay, steps: []string{"await", "change", "change"}, needs: 1, alone: 1, nothing: true},
+}
+
+var (
+	payThree      = billing.Action{Kind: billing.PayInvoices, Invoices: []string{"in_1a", "in_1b", "in_1c"}}
+	addCardAndPay = billing.Action{Kind: billing.AddPaymentMethod, Invoices: []string{"in_1a", "in_1b"}, ReturnURL: "https://billing.example/back"}
+)
+
+// pinned reports whether an action is confirmed on its preview.
+func pinned(a billing.Action) bool {
+	return a.Kind == billing.ChangePlan || a.Kind == billing.PayInvoices
 }
 
 func only(at int, f fault) func(int, billing.Step) fault {
@@ -177,7 +198,7 @@ func (s *scenario) world(t *testing.T) *world {
 		w.fake.steps = func(customer string, _ billing.Action) []billing.Step {
 			var steps []billing.Step
 			for n, kind := range s.steps {
-				step := billing.Step{Kind: kind, Object: customer}
+				step := billing.Step{Kind: kind, Object: customer, Independent: n >= len(s.steps)-s.alone}
 				if s.needs > 0 && n >= s.needs {
 					step.Needs = []string{"payment_method"}
 				}
@@ -191,7 +212,10 @@ func (s *scenario) world(t *testing.T) *world {
 
 // post posts the form.
 func (s *scenario) post(c *Corridor, nonce string) (journal.Intent, error) {
-	if s.action.Kind != billing.ChangePlan {
+	if len(s.action.Invoices) > 0 && s.action.Kind == billing.AddPaymentMethod {
+		return c.Agree(context.Background(), who(1), nonce, billing.Money{Amount: 1400, Currency: "usd"}, s.action)
+	}
+	if !pinned(s.action) {
 		return c.Do(context.Background(), who(1), nonce, "", s.action)
 	}
 	done, err := c.Confirm(context.Background(), who(1), nonce)
@@ -210,7 +234,7 @@ func (s *scenario) crash(t *testing.T, m mode, first, second int, away time.Dura
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.action.Kind == billing.ChangePlan {
+	if pinned(s.action) {
 		pin, err := w.plain().Prepare(context.Background(), who(1), s.action)
 		if err != nil {
 			t.Fatal(err)

@@ -181,6 +181,9 @@ type fake struct {
 	mu       sync.Mutex
 	subs     map[string]map[string]*billing.Subscription // customer -> id
 	methods  map[string][]string
+	debts    map[string][]billing.Invoice
+	invoices []billing.Invoice // of everybody
+	failed   []billing.Section
 	saved    map[string]saved
 	effects  map[string]int // by key
 	pages    map[string]*cardPage
@@ -209,12 +212,17 @@ type fake struct {
 
 func newFake(now func() time.Time) *fake {
 	f := &fake{
-		now: now, subs: map[string]map[string]*billing.Subscription{}, methods: map[string][]string{}, saved: map[string]saved{},
+		now: now, subs: map[string]map[string]*billing.Subscription{}, methods: map[string][]string{}, debts: map[string][]billing.Invoice{}, saved: map[string]saved{},
 		effects: map[string]int{}, pages: map[string]*cardPage{}, pending: map[string]func(){}, due: 1000,
 	}
 	for _, c := range []string{"cus_1", "cus_2"} {
 		n := c[len(c)-1:]
 		f.methods[c] = []string{"pm_" + n}
+		for _, v := range []string{"a", "b", "c"} {
+			f.debts[c] = append(f.debts[c], billing.Invoice{
+				ID: "in_" + n + v, Status: billing.InvoiceOpen, Attempted: true, AmountRemaining: billing.Money{Amount: 700, Currency: "usd"},
+			})
+		}
 		f.subs[c] = map[string]*billing.Subscription{}
 		for _, s := range []string{"a", "b"} {
 			id := "sub_" + n + s
@@ -287,7 +295,8 @@ func (f *fake) Account(ctx context.Context, customer string) (billing.Account, e
 	if !ok {
 		return billing.Account{}, &billing.Error{Fault: billing.NotFound}
 	}
-	a := billing.Account{Customer: billing.Customer{ID: customer}, AsOf: f.now()}
+	a := billing.Account{Customer: billing.Customer{ID: customer, TaxIDs: []billing.TaxID{{ID: "txi" + customer[3:]}}}, AsOf: f.now(), Failed: f.failed}
+	a.Debts, a.Invoices = slices.Clone(f.debts[customer]), f.invoices
 	for _, id := range slices.Sorted(maps.Keys(subs)) {
 		s := *subs[id]
 		s.Items = slices.Clone(s.Items)
@@ -325,6 +334,11 @@ func (f *fake) Preview(_ context.Context, customer string, a billing.Action, at 
 			return billing.Preview{}, &billing.Error{Fault: billing.NotFound}
 		}
 		p.ObjectVersion, p.Items = s.Version, slices.Clone(s.Items)
+	}
+	for _, v := range f.debts[customer] {
+		if slices.Contains(a.Invoices, v.ID) {
+			p.DueNow = billing.Money{Amount: p.DueNow.Amount + v.AmountRemaining.Amount, Currency: "usd"}
+		}
 	}
 	if a.Kind == billing.ChangePlan {
 		p.DueNow = billing.Money{Amount: f.due, Currency: "usd"}
@@ -412,7 +426,9 @@ func (f *fake) apply(customer string, step billing.Step, key string, what fault)
 		}
 		return s.result, s.err
 	}
-	if _, own := f.subs[customer][step.Object]; step.Object != customer && !own {
+	_, own := f.subs[customer][step.Object]
+	own = own || slices.ContainsFunc(f.debts[customer], func(v billing.Invoice) bool { return v.ID == step.Object })
+	if step.Object != customer && !own {
 		return billing.Result{}, &billing.Error{Fault: billing.NotFound}
 	}
 	var r billing.Result
@@ -629,6 +645,9 @@ func (w *world) settled(i journal.Intent) error {
 		}
 		if w.fake.applied(s.Key) {
 			applied++
+		}
+		if state := i.StateOf(n); !state.Terminal() || state == journal.Partial || (state == journal.Succeeded) != w.fake.applied(s.Key) {
+			return fmt.Errorf("step %d is %s, and took effect: %v", n, state, w.fake.applied(s.Key))
 		}
 	}
 	ok := false

@@ -16,16 +16,17 @@ import (
 	"github.com/portalcore/caddy-billing-portal/portalcore/store"
 )
 
-// run sends an intent's steps, one after another, from the first that is not
-// done. The caller holds the intent's lease. The intent is returned as it
+// run sends an intent's steps, one after another, from the one in hand. The
+// caller holds the intent's lease. The intent is returned as it
 // stands; a problem of the provider's is a state and no error.
 func (c *Corridor) run(ctx context.Context, i journal.Intent) (journal.Intent, error) {
 	if len(i.Steps) == 0 { // things are as the customer wants them
 		err := c.Journal.Settle(context.WithoutCancel(ctx), &i, journal.Succeeded, "", nil)
 		return i, err
 	}
-	for n := i.Next(); n < len(i.Steps); n++ {
-		more, err := c.step(ctx, &i, n)
+	for more := true; more; {
+		var err error
+		more, err = c.step(ctx, &i, i.Next())
 		if errors.Is(err, journal.ErrMoved) {
 			// Somebody took it over meanwhile: what they make of it counts.
 			return c.Journal.Get(context.WithoutCancel(ctx), i.Customer, i.ID)
@@ -36,11 +37,22 @@ func (c *Corridor) run(ctx context.Context, i journal.Intent) (journal.Intent, e
 			c.Log.Error("could not write an intent down", zap.String("intent", i.ID), zap.Error(err))
 			return i, err
 		}
-		if !more {
-			return i, nil
-		}
 	}
 	return i, nil
+}
+
+// follows reports whether there is a step that can be sent, or read, now.
+func follows(i *journal.Intent) bool {
+	n := i.Next()
+	return !i.State.Terminal() && n < len(i.Steps) && i.Steps[n].Result == nil
+}
+
+// end writes down that step n did not take effect and never will.
+func (c *Corridor) end(ctx context.Context, i *journal.Intent, n int, how journal.State, code string, cause error) (more bool, err error) {
+	if err := c.Journal.End(ctx, i, n, how, code, cause); err != nil {
+		return false, err
+	}
+	return follows(i), nil
 }
 
 // step sends step n, with the same key a few times where no definite answer
@@ -48,6 +60,9 @@ func (c *Corridor) run(ctx context.Context, i journal.Intent) (journal.Intent, e
 // more is sent, and what became of what was sent is still written down.
 func (c *Corridor) step(ctx context.Context, i *journal.Intent, n int) (more bool, err error) {
 	keep := context.WithoutCancel(ctx)
+	if age := c.Now().Sub(i.Created); i.Steps[n].Independent && i.Steps[n].SentAt.IsZero() && (age > clickLife || age < -time.Minute) {
+		return c.end(keep, i, n, journal.Cancelled, "", nil)
+	}
 	refs, ok := refsFor(i, n)
 	if !ok {
 		return false, c.manual(keep, i, "missing_reference",
@@ -89,7 +104,7 @@ func (c *Corridor) step(ctx context.Context, i *journal.Intent, n int) (more boo
 			if doubt {
 				return c.refusedInDoubt(ctx, i, n, execErr)
 			}
-			return false, c.Journal.Settle(keep, i, ended(n, journal.Refused), billing.CodeOf(execErr), execErr)
+			return c.end(keep, i, n, journal.Refused, billing.CodeOf(execErr), execErr)
 		case billing.Retryable:
 		default:
 			doubt = true
@@ -140,14 +155,6 @@ func (w *watched) quiet(key string, now time.Duration) bool {
 	}
 	w.since[key] = now
 	return false
-}
-
-// ended is the state of an intent whose step n did not take effect.
-func ended(n int, whole journal.State) journal.State {
-	if n > 0 {
-		return journal.Partial
-	}
-	return whole
 }
 
 // refusedInDoubt is called when step n was refused after an earlier sending of
@@ -202,11 +209,13 @@ func (c *Corridor) sendFailed(ctx context.Context, i *journal.Intent, n int, err
 	return fmt.Errorf("%w: %w", ErrNothingSent, err)
 }
 
-// answer writes down a definite answer.
+// answer writes down a definite answer, and reports whether another step may
+// follow it now.
 func (c *Corridor) answer(ctx context.Context, i *journal.Intent, n int, r billing.Result) (more bool, err error) {
 	if r.State != billing.Done {
 		look := c.Now().Add(time.Minute)
-		return false, c.Journal.Await(ctx, i, n, r, look)
+		err := c.Journal.Await(ctx, i, n, r, look)
+		return err == nil && follows(i), err
 	}
 	differs := r.Invoice != nil && i.Action.Kind == billing.ChangePlan && r.Invoice.AmountDue != i.Preview.DueNow
 	if differs {
@@ -226,7 +235,7 @@ func (c *Corridor) answer(ctx context.Context, i *journal.Intent, n int, r billi
 		return false, err
 	}
 	c.Accounts.Drop(i.Customer)
-	return true, nil
+	return follows(i), nil
 }
 
 // unsure leaves the intent to be checked.
@@ -341,8 +350,15 @@ func (c *Corridor) move(ctx context.Context, i journal.Intent) (journal.Intent, 
 	}
 	n := i.Next()
 	if n == len(i.Steps) {
-		err := c.Journal.Settle(keep, &i, journal.Succeeded, "", nil)
+		err := c.Journal.Settle(keep, &i, i.Conclusion(), i.Code, nil)
 		return i, err
+	}
+	for m := range i.Steps {
+		if m != n && i.Steps[m].Processing() {
+			if err := c.processed(ctx, &i, m); err != nil {
+				return i, err
+			}
+		}
 	}
 	s := &i.Steps[n]
 	switch {
@@ -364,14 +380,36 @@ func (c *Corridor) move(ctx context.Context, i journal.Intent) (journal.Intent, 
 	return c.reconcile(ctx, i, n)
 }
 
+// processed asks what became of a step that the provider was processing while
+// another one is in hand.
+func (c *Corridor) processed(ctx context.Context, i *journal.Intent, m int) error {
+	keep := context.WithoutCancel(ctx)
+	outcome, r, err := c.outcome(ctx, i, m)
+	switch {
+	case err != nil: // it is asked again at the next look
+		return nil
+	case outcome == billing.Applied && r.State == billing.Done:
+		_, err := c.answer(keep, i, m, r)
+		return err
+	case outcome == billing.NotApplied:
+		return c.Journal.End(keep, i, m, journal.NotApplied, cmp.Or(r.Reason, i.Steps[m].Result.Reason), nil)
+	}
+	return nil
+}
+
 // applied writes down what a look showed, and goes on with the next step.
 func (c *Corridor) applied(ctx context.Context, i journal.Intent, n int, r billing.Result) (journal.Intent, error) {
 	more, err := c.answer(context.WithoutCancel(ctx), &i, n, r)
+	return c.goOn(ctx, i, more, err)
+}
+
+// goOn carries on with the next step, where there is more to do now.
+func (c *Corridor) goOn(ctx context.Context, i journal.Intent, more bool, err error) (journal.Intent, error) {
 	switch {
-	case err != nil || !more || n == len(i.Steps)-1:
+	case err != nil || !more:
 		return i, err
 	case i.ReadOnly:
-		return c.reconcile(ctx, i, n+1)
+		return c.reconcile(ctx, i, i.Next())
 	}
 	return c.run(ctx, i)
 }
@@ -386,8 +424,8 @@ func (c *Corridor) reconcile(ctx context.Context, i journal.Intent, n int) (jour
 	case err == nil && outcome == billing.Applied:
 		return c.applied(ctx, i, n, r)
 	case err == nil && outcome == billing.NotApplied && (waits || c.watched.quiet(s.Key, c.elapsed())):
-		err := c.Journal.Settle(keep, &i, ended(n, journal.NotApplied), i.Code, nil)
-		return i, err
+		more, err := c.end(keep, &i, n, journal.NotApplied, cmp.Or(r.Reason, i.Code), nil)
+		return c.goOn(ctx, i, more, err)
 	case err == nil && outcome == billing.NotApplied:
 		err := c.Journal.Unsure(keep, &i, true, nil, c.Now().Add(quiet+time.Second))
 		return i, err

@@ -21,6 +21,8 @@ type Record struct {
 	Event  string `json:"event"`
 	Action string `json:"action"`
 	Object string `json:"object,omitempty"`
+	// Objects are all objects of the action, Object first, where there are more.
+	Objects []string `json:"objects,omitempty"`
 	// Intent and State tell which intent it was and how it went.
 	Intent    string `json:"intent,omitempty"`
 	State     string `json:"state,omitempty"`

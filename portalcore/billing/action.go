@@ -1,7 +1,9 @@
 package billing
 
 import (
+	"cmp"
 	"encoding/json"
+	"reflect"
 	"slices"
 	"time"
 )
@@ -87,14 +89,40 @@ type Action struct {
 	ReturnURL string `json:"return_url,omitempty"`
 }
 
-// Object is the id that the action locks: two actions on one object never
-// run at the same time. The customer's own id for actions on no
-// subscription.
-func (a Action) Object(customer string) string {
-	if a.Subscription != "" {
-		return a.Subscription
+// Object is the id of what the action is about: the first of Objects.
+func (a Action) Object(customer string) string { return a.Objects(customer)[0] }
+
+// Objects are the ids that the action locks, each once: two actions on one
+// object never run at the same time. A payment locks its invoices and the method
+// that it names, not the customer: one that is being checked keeps nobody from
+// anything else.
+func (a Action) Objects(customer string) []string {
+	var out []string
+	add := func(ids ...string) {
+		for _, id := range ids {
+			if id != "" && !slices.Contains(out, id) {
+				out = append(out, id)
+			}
+		}
 	}
-	return customer
+	switch a.Kind {
+	case PayInvoices:
+		add(a.Invoices...)
+		add(a.PaymentMethod)
+	case RemovePaymentMethod:
+		add(a.PaymentMethod, customer)
+	case AddPaymentMethod:
+		add(a.Subscription, customer)
+		add(a.Invoices...)
+	case SetDefaultPaymentMethod:
+		add(cmp.Or(a.Subscription, customer), a.PaymentMethod)
+	default:
+		add(a.Subscription)
+	}
+	if len(out) == 0 {
+		add(customer)
+	}
+	return out
 }
 
 // ItemChange is the new price and quantity of one item.
@@ -179,6 +207,14 @@ type Preview struct {
 	Steps []Step `json:"steps"`
 }
 
+// Same reports whether a and b ask for the same change, wherever the provider's
+// page leads back to.
+func (a Action) Same(b Action) bool {
+	return a.Kind == b.Kind && a.Subscription == b.Subscription && slices.Equal(a.Items, b.Items) &&
+		a.PaymentMethod == b.PaymentMethod && a.Use == b.Use && slices.Equal(a.Invoices, b.Invoices) &&
+		reflect.DeepEqual(a.TaxID, b.TaxID) && reflect.DeepEqual(a.Details, b.Details)
+}
+
 // SameTerms reports whether a customer who agreed to p agreed to q: the same
 // action on the same object version with the same sums today and from the
 // next invoice on.
@@ -191,8 +227,7 @@ func (p Preview) SameTerms(q Preview) bool {
 	}
 	pm, pt := next(p.Next)
 	qm, qt := next(q.Next)
-	return p.Action.Kind == q.Action.Kind && p.Action.Subscription == q.Action.Subscription &&
-		slices.Equal(p.Action.Items, q.Action.Items) && p.ObjectVersion == q.ObjectVersion &&
+	return p.Action.Same(q.Action) && p.ObjectVersion == q.ObjectVersion &&
 		p.DueNow == q.DueNow && p.Total == q.Total && p.Tax == q.Tax && p.ToBalance == q.ToBalance &&
 		p.FromBalance == q.FromBalance && p.EndsTrial == q.EndsTrial && pm == qm && pt.Equal(qt)
 }

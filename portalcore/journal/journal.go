@@ -39,9 +39,9 @@ const (
 	Reconciling State = "reconciling"
 	// Succeeded: every step took effect. Terminal.
 	Succeeded State = "succeeded"
-	// Refused: a definite no to the first step; nothing changed. Terminal.
+	// Refused: a definite no; nothing changed. Terminal.
 	Refused State = "refused"
-	// Partial: some steps took effect, a later one was refused. Terminal.
+	// Partial: some steps took effect, others did not. Terminal.
 	Partial State = "partial"
 	// NotApplied: proven not to have taken effect. Terminal.
 	NotApplied State = "not_applied"
@@ -62,7 +62,7 @@ func (s State) Terminal() bool {
 }
 
 // Locks reports whether an intent in that state keeps other actions off its
-// object.
+// objects.
 func (s State) Locks() bool {
 	switch s {
 	case Planned, Sent, Unknown, Reconciling:
@@ -81,6 +81,21 @@ type Step struct {
 	Result   *billing.Result `json:"result,omitempty"`
 	// Done is set when the step is known to have taken effect.
 	Done bool `json:"done"`
+	// Ended is set when the step is known not to take effect any more: Refused,
+	// NotApplied, or Cancelled where it was never sent, because it rests on one
+	// that did not take effect or because too long had passed. Intents of an
+	// earlier build have it on no step; StateOf knows them too.
+	Ended State `json:"ended,omitempty"`
+	// Code says why it was refused, or what it waited for, as billing.Error's.
+	Code string `json:"code,omitempty"`
+}
+
+func (s *Step) settled() bool { return s.Done || s.Ended != "" }
+
+// Processing reports whether the provider accepted the step and says later what
+// became of it.
+func (s *Step) Processing() bool {
+	return !s.settled() && s.Result != nil && s.Result.State == billing.Processing
 }
 
 // Intent is a confirmed action.
@@ -93,10 +108,13 @@ type Intent struct {
 	Action   billing.Action  `json:"action"`
 	Preview  billing.Preview `json:"preview"` // as confirmed; Steps empty
 	Object   string          `json:"object"`
-	Steps    []Step          `json:"steps"`
-	State    State           `json:"state"`
-	Created  time.Time       `json:"created"`
-	Updated  time.Time       `json:"updated"`
+	// Objects are all objects that the intent locks, Object first, where there
+	// are more than that one.
+	Objects []string  `json:"objects,omitempty"`
+	Steps   []Step    `json:"steps"`
+	State   State     `json:"state"`
+	Created time.Time `json:"created"`
+	Updated time.Time `json:"updated"`
 	// Due is when recovery looks at it next; zero in terminal states.
 	Due time.Time `json:"due"`
 	// Owner and Lease say who works on it: another takes over only when the
@@ -133,14 +151,93 @@ type Intent struct {
 	Note      string `json:"note,omitempty"`
 }
 
-// Next is the index of the first step that is not done, or len(Steps).
+// Next is the index of the step in hand: the first that is not settled and may
+// be worked on, which an independent one may be while the provider is processing
+// those before it. Where all that are left are being processed it is the first
+// of them; len(Steps) where none is left.
 func (i *Intent) Next() int {
-	for n, s := range i.Steps {
-		if !s.Done {
+	clear, processing := true, len(i.Steps)
+	for n := range i.Steps {
+		s := &i.Steps[n]
+		if s.Done {
+			continue
+		}
+		switch {
+		case s.Ended != "":
+		case s.Processing():
+			processing = min(processing, n)
+		case clear || s.Independent:
 			return n
 		}
+		clear = false
 	}
-	return len(i.Steps)
+	return processing
+}
+
+// StateOf is where step n stands, in the words for intents: Planned (not sent
+// yet), Sent, AwaitingCustomer, Processing, Unknown or Reconciling (being
+// checked), Succeeded, Refused, NotApplied, Cancelled (never sent), Manual.
+func (i *Intent) StateOf(n int) State {
+	s := &i.Steps[n]
+	switch {
+	case s.Done:
+		return Succeeded
+	case s.Ended != "":
+		return s.Ended
+	case i.SettledBy != "" && i.State != Partial:
+		return i.State // the operator saw it
+	case i.SettledBy != "", i.State == Manual && !s.SentAt.IsZero():
+		return Manual
+	case i.State.Terminal() && (s.SentAt.IsZero() || i.Next() != n):
+		return Cancelled
+	case i.State == Partial: // of an earlier build: the step in hand was refused
+		return Refused
+	case i.State.Terminal():
+		return i.State
+	case s.Result != nil && s.Result.State == billing.AwaitingCustomer:
+		return AwaitingCustomer
+	case s.Result != nil:
+		return Processing
+	case s.SentAt.IsZero():
+		return Planned
+	}
+	return i.State
+}
+
+// Conclusion is the state of an intent whose steps are all settled.
+func (i *Intent) Conclusion() State {
+	done, how := 0, Cancelled
+	for _, s := range i.Steps {
+		switch {
+		case s.Done:
+			done++
+		case s.Ended == Refused, s.Ended == NotApplied && how != Refused:
+			how = s.Ended
+		}
+	}
+	switch done {
+	case len(i.Steps):
+		return Succeeded
+	case 0:
+		return how
+	}
+	return Partial
+}
+
+func (i *Intent) settledSteps() (n int) {
+	for m := range i.Steps {
+		if i.Steps[m].settled() {
+			n++
+		}
+	}
+	return n
+}
+
+func (i *Intent) locks() []string {
+	if len(i.Objects) > 0 {
+		return i.Objects
+	}
+	return []string{i.Object}
 }
 
 // Reference is the intent's short name for people.
@@ -250,9 +347,9 @@ func (j *Journal) get(tx store.Tx, customer, id string) (Intent, error) {
 	return i, nil
 }
 
-// Plan writes a new intent down and takes its object's lock. Where the intent
-// is there already it is returned with created false: one nonce, one intent.
-// BusyError where another intent holds the object.
+// Plan writes a new intent down and takes the locks of its objects. Where the
+// intent is there already it is returned with created false: one nonce, one
+// intent. BusyError where another intent holds one of the objects.
 //
 // seen is the account version that was read, with Seen, before the account was
 // looked at to decide. ErrStale where it moved since: another change was settled
@@ -334,30 +431,40 @@ func (j *Journal) landed(ctx context.Context, err error, wrote *Intent) bool {
 	return err == nil && got.Stamp == wrote.Stamp
 }
 
+// takeLock takes the locks of all of an intent's objects, or none.
 func (j *Journal) takeLock(tx store.Tx, i *Intent) error {
-	key := j.lockKey(i.Customer, i.Object)
-	holder, err := tx.Get(key)
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-		return tx.Put(key, []byte(i.ID))
-	case err != nil:
-		return err
-	case string(holder) == i.ID:
-		return nil
+	for _, object := range i.locks() {
+		key := j.lockKey(i.Customer, object)
+		holder, err := tx.Get(key)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			if err := tx.Put(key, []byte(i.ID)); err != nil {
+				return err
+			}
+		case err != nil:
+			return err
+		case string(holder) != i.ID:
+			return &BusyError{Intent: string(holder)}
+		}
 	}
-	return &BusyError{Intent: string(holder)}
+	return nil
 }
 
 func (j *Journal) releaseLock(tx store.Tx, i *Intent) error {
-	key := j.lockKey(i.Customer, i.Object)
-	holder, err := tx.Get(key)
-	if errors.Is(err, store.ErrNotFound) || err == nil && string(holder) != i.ID {
-		return nil
+	for _, object := range i.locks() {
+		key := j.lockKey(i.Customer, object)
+		holder, err := tx.Get(key)
+		if errors.Is(err, store.ErrNotFound) || err == nil && string(holder) != i.ID {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := tx.Delete(key); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return err
-	}
-	return tx.Delete(key)
+	return nil
 }
 
 func (j *Journal) lease(i *Intent, now time.Time) {
@@ -441,7 +548,7 @@ func (j *Journal) write(ctx context.Context, i *Intent, change func(*Intent, tim
 			}
 		}
 		// Whatever may have reached the provider makes the cached account old.
-		if out.Next() != old.Next() || out.State != old.State && out.State != Sent && out.State != Cancelled {
+		if out.settledSteps() != old.settledSteps() || out.State != old.State && out.State != Sent && out.State != Cancelled {
 			if err := j.Changed(tx, j.Tenant, i.Customer); err != nil {
 				return err
 			}
@@ -468,7 +575,7 @@ func (j *Journal) write(ctx context.Context, i *Intent, change func(*Intent, tim
 func (j *Journal) audit(tx store.Tx, i *Intent, event string, now time.Time) error {
 	return audit.Put(tx, j.Tenant, audit.Record{
 		ID: i.ID + "-" + event, Time: now, Customer: i.Customer, Actor: i.Actor, Role: i.Role,
-		Event: event, Action: string(i.Action.Kind), Object: i.Object, Intent: i.ID,
+		Event: event, Action: string(i.Action.Kind), Object: i.Object, Objects: i.Objects, Intent: i.ID,
 		State: string(i.State), RequestID: i.RequestID, By: i.SettledBy, Note: i.Note,
 	})
 }
@@ -492,32 +599,106 @@ func (j *Journal) Send(ctx context.Context, i *Intent, n int, refs map[string]st
 	})
 }
 
-// Done notes that step n took effect. The last step's settles the intent;
-// before that the intent stays Sent, and the next step follows; or, where it
-// may only be read any more, Reconciling.
+// Done notes that step n took effect. Where it was the last one that was left,
+// that settles the intent; else the next step follows, and may only be read where
+// the intent is ReadOnly.
 func (j *Journal) Done(ctx context.Context, i *Intent, n int, r billing.Result, differs bool) error {
 	return j.write(ctx, i, func(i *Intent, now time.Time) {
+		inHand := i.Next() == n
 		s := &i.Steps[n]
 		s.Done, s.Result = true, &r
 		i.Differs = i.Differs || differs
-		i.Code, i.LastError = "", ""
-		if n == len(i.Steps)-1 {
-			i.State = Succeeded
-			return
-		}
-		i.State = Sent
-		if i.ReadOnly {
-			i.State = Reconciling
-		}
-		j.lease(i, now)
+		j.advance(i, inHand, now)
 	})
 }
 
+// End notes that step n did not take effect and never will: Refused or
+// NotApplied, or Cancelled where it was not sent. code says why, cause is for
+// the log. Later steps that rest on it, because they are not independent or need
+// a value that it would have given, are Cancelled with it.
+func (j *Journal) End(ctx context.Context, i *Intent, n int, how State, code string, cause error) error {
+	return j.write(ctx, i, func(i *Intent, now time.Time) {
+		inHand := i.Next() == n
+		s := &i.Steps[n]
+		s.Ended, s.Code = how, code
+		for m := n + 1; m < len(i.Steps); m++ {
+			// What rests on it cannot have been sent, whatever stands here.
+			if s := &i.Steps[m]; !s.settled() && s.Result == nil && i.bereft(m) {
+				s.Ended = Cancelled
+			}
+		}
+		j.advance(i, inHand, now)
+		i.LastError = text(cause)
+	})
+}
+
+// bereft reports whether step n can never be sent.
+func (i *Intent) bereft(n int) bool {
+	before := i.Steps[:n]
+	if !slices.ContainsFunc(before, func(s Step) bool { return s.Ended != "" }) {
+		return false
+	}
+	if !i.Steps[n].Independent {
+		return true
+	}
+	return slices.ContainsFunc(i.Steps[n].Needs, func(name string) bool {
+		return !slices.ContainsFunc(before, func(s Step) bool {
+			return !s.settled() || s.Done && s.Result != nil && s.Result.Refs[name] != ""
+		})
+	})
+}
+
+// advance moves an intent on from a step that was settled: to its end, or to
+// the next step if it was the one in hand.
+func (j *Journal) advance(i *Intent, inHand bool, now time.Time) {
+	n := i.Next()
+	switch {
+	case n == len(i.Steps):
+		i.State, i.Code, i.LastError = i.Conclusion(), "", ""
+		for _, s := range i.Steps {
+			if s.Ended != "" {
+				i.Code = s.Code
+				break
+			}
+		}
+	case inHand:
+		i.Code, i.LastError = "", ""
+		j.goOn(i, n, now)
+	}
+}
+
+// goOn makes step n the one in hand.
+func (j *Journal) goOn(i *Intent, n int, now time.Time) {
+	if r := i.Steps[n].Result; r != nil {
+		i.State = Processing
+		if r.State == billing.AwaitingCustomer {
+			i.State = AwaitingCustomer
+		}
+		i.Until, i.Code = r.Until, r.Reason
+		i.Due, i.Owner, i.Lease = now.Add(lookSoon), "", time.Time{}
+		return
+	}
+	i.State = Sent
+	if i.ReadOnly {
+		i.State = Reconciling
+	}
+	j.lease(i, now)
+}
+
+// lookSoon is when an intent is looked at that waits for steps which were
+// answered before.
+const lookSoon = time.Minute
+
 // Await notes that step n waits for the customer (or, with Processing, for the
-// provider), and looks again at look.
+// provider), and looks again at look. Independent steps follow at once one that
+// the provider is processing.
 func (j *Journal) Await(ctx context.Context, i *Intent, n int, r billing.Result, look time.Time) error {
 	return j.write(ctx, i, func(i *Intent, now time.Time) {
 		i.Steps[n].Result = &r
+		if next := i.Next(); next != n && i.Steps[next].Result == nil {
+			j.goOn(i, next, now)
+			return
+		}
 		i.State = AwaitingCustomer
 		if r.State == billing.Processing {
 			i.State = Processing
@@ -668,8 +849,11 @@ func left(i *Intent, now time.Time) bool {
 // left for long: each step that is not done may have been sent until now, whatever stands here.
 func readOnly(i *Intent, now time.Time, restored bool) {
 	i.ReadOnly = true
-	for n := i.Next(); n < len(i.Steps); n++ {
+	for n := range i.Steps {
 		s := &i.Steps[n]
+		if s.settled() {
+			continue
+		}
 		if restored || s.SentAt.IsZero() {
 			s.LastSent = now
 		}

@@ -615,3 +615,70 @@ func TestRestoredStore(t *testing.T) {
 		}
 	}
 }
+
+// An intent of several objects takes all of their locks or none, and gives all
+// of them back.
+func TestObjectsAreLockedTogether(t *testing.T) {
+	j, _ := setUp(t)
+	held := func() map[string]string {
+		t.Helper()
+		m, err := j.Busy(t.Context(), "cus", "a", "b", "c")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	one, _, err := j.Plan(t.Context(), intent("one", "b"), 0) // as an earlier build wrote it: Object alone
+	if err != nil || len(held()) != 1 {
+		t.Fatal(held(), err)
+	}
+	two := intent("two", "a")
+	two.Objects = []string{"a", "b", "c"}
+	var busy *journal.BusyError
+	if _, _, err := j.Plan(t.Context(), two, seen(t, j)); !errors.As(err, &busy) || busy.Intent != "one" || len(held()) != 1 {
+		t.Fatal(held(), err)
+	}
+	if err := j.Settle(t.Context(), &one, journal.Cancelled, "", nil); err != nil {
+		t.Fatal(err)
+	}
+	got, _, err := j.Plan(t.Context(), two, seen(t, j))
+	if h := held(); err != nil || h["a"] != "two" || h["b"] != "two" || h["c"] != "two" {
+		t.Fatal(h, err)
+	}
+	if err := j.Await(t.Context(), &got, 0, billing.Result{State: billing.AwaitingCustomer}, j.Now()); err != nil || len(held()) != 0 {
+		t.Error(held(), err)
+	}
+	if err := j.Done(t.Context(), &got, 0, billing.Result{State: billing.Done}, false); err != nil || len(held()) != 3 {
+		t.Error(held(), err)
+	}
+	if err := j.Done(t.Context(), &got, 1, billing.Result{State: billing.Done}, false); err != nil || len(held()) != 0 {
+		t.Error(held(), err)
+	}
+}
+
+// Where each step stands can be told of intents that an earlier build wrote,
+// which say it of the whole.
+func TestStatesOfStepsOfAnEarlierBuild(t *testing.T) {
+	sent := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for _, tt := range []struct {
+		state journal.State
+		by    string
+		steps []journal.Step
+		want  []journal.State
+	}{
+		{journal.Refused, "", []journal.Step{{SentAt: sent}, {}}, []journal.State{journal.Refused, journal.Cancelled}},
+		{journal.Partial, "", []journal.Step{{SentAt: sent, Done: true}, {SentAt: sent}, {}}, []journal.State{journal.Succeeded, journal.Refused, journal.Cancelled}},
+		{journal.NotApplied, "", []journal.Step{{SentAt: sent}}, []journal.State{journal.NotApplied}},
+		{journal.Manual, "", []journal.Step{{SentAt: sent, Done: true}, {SentAt: sent}, {}}, []journal.State{journal.Succeeded, journal.Manual, journal.Cancelled}},
+		{journal.Succeeded, "ann", []journal.Step{{SentAt: sent}, {}}, []journal.State{journal.Succeeded, journal.Succeeded}},
+		{journal.Partial, "ann", []journal.Step{{SentAt: sent, Done: true}, {SentAt: sent}}, []journal.State{journal.Succeeded, journal.Manual}},
+		{journal.Unknown, "", []journal.Step{{SentAt: sent}, {}}, []journal.State{journal.Unknown, journal.Planned}},
+	} {
+		i := journal.Intent{State: tt.state, SettledBy: tt.by, Steps: tt.steps}
+		for n, want := range tt.want {
+			if got := i.StateOf(n); got != want {
+				t.Errorf("%s by %q, step %d: got %s, want %s", tt.state, tt.by, n, got, want)
+			}
+		}
+	}
+}

@@ -119,7 +119,7 @@ var More = []Plant{
 		runFile, "\t\t\tif doubt {", "\t\t\tif false && doubt {",
 	}}},
 	{"another customer's card is taken", []Edit{{
-		"portalcore/act/act.go", `if _, ok := acct.PaymentMethod(a.PaymentMethod); !ok {`, `if _, ok := acct.PaymentMethod(a.PaymentMethod); false && !ok {`,
+		"portalcore/act/sense.go", `if _, ok := acct.PaymentMethod(a.PaymentMethod); !ok {`, `if _, ok := acct.PaymentMethod(a.PaymentMethod); false && !ok {`,
 	}}},
 	{"a cookie in the log", []Edit{{
 		sessionFile, `	hash, _, _ := split(cookie)

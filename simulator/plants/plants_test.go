@@ -53,7 +53,7 @@ func TestPlantWithoutTeeth(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	harmless := Plant{"harmless", []Edit{{runFile, "// ended is the state of", "// ended is  the state of"}}}
+	harmless := Plant{"harmless", []Edit{{runFile, "// end writes down that", "// ended is  the state of"}}}
 	if _, err := Try(t.Context(), root, harmless, 5); err == nil || !strings.Contains(err.Error(), "was not caught in 5 seeds") {
 		t.Errorf("harmless: %v", err)
 	}
