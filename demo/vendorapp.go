@@ -47,6 +47,8 @@ var scenarios = map[string]string{
 	"cus_initech":   "A card that will be declined: an upgrade has to wait.",
 	"cus_3ds":       "A bank that asks for confirmation.",
 	"cus_new":       "No plan, no card, no invoices yet.",
+	"cus_wayne":     "Two plans, paid with one card.",
+	"cus_oscorp":    "Twelve plans and more than 500 invoices.",
 	"cus_ending":    "Cancelled, and still running until the period ends.",
 }
 

@@ -101,7 +101,7 @@ func TestSeed(t *testing.T) {
 	for _, now := range []time.Time{noon, time.Date(2027, 3, 31, 8, 0, 0, 0, time.UTC), time.Date(2028, 2, 29, 23, 59, 59, 0, time.UTC)} {
 		b := newBench(t, now)
 		list, err := sandbox.Seed(t.Context(), b.Ledger)
-		if err != nil || len(list) != 8 {
+		if err != nil || len(list) != 10 {
 			t.Fatal(list, err)
 		}
 		size, effects := len(b.db.data), len(b.effects())
@@ -145,6 +145,24 @@ func TestSeed(t *testing.T) {
 					t.Errorf("%s: %+v", id, inv)
 				}
 			}
+		}
+		long, err := p.Account(t.Context(), "cus_oscorp")
+		if err != nil || len(long.Subscriptions) != 12 {
+			t.Errorf("%d subscriptions, %v", len(long.Subscriptions), err)
+		}
+		invoices, cursor := 0, ""
+		for page := range 10 {
+			list, err := p.Invoices(t.Context(), "cus_oscorp", cursor, 100)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if invoices += len(list.Invoices); list.Older == "" {
+				if oldest := list.Invoices[len(list.Invoices)-1]; invoices < 500 || oldest.Created.After(now.AddDate(-3, 0, 0)) {
+					t.Errorf("%d invoices on %d pages, the oldest of %s", invoices, page+1, oldest.Created)
+				}
+				break
+			}
+			cursor = list.Older
 		}
 		prices, err := p.Prices(t.Context())
 		if err != nil {

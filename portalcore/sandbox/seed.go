@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/shopspring/decimal"
@@ -51,6 +52,17 @@ func newCard(number string, ownToo bool) func(*work, string) error {
 			return err
 		}
 		_, err = w.updateSubscription("sub_"+customer[4:], SubscriptionUpdate{DefaultPaymentMethod: &pm.ID})
+		return err
+	}
+}
+
+// subscribeToo makes a subscription beside the customer's first, with a name of
+// its own at the end of its id.
+func subscribeToo(name, price string, quantity int64) func(*work, string) error {
+	return func(w *work, customer string) error {
+		_, err := w.createSubscription(SubscriptionCreate{
+			ID: "sub_" + customer[4:] + "_" + name, Customer: customer, Items: []ItemParams{{Price: price, Quantity: &quantity}},
+		})
 		return err
 	}
 }
@@ -140,6 +152,59 @@ var seedCustomers = []struct {
 		"en", "",
 		[]moment{{monthsAgo(4, 20), newCard(cardWorks, false)}, {monthsAgo(4, 20), subscribe("price_team_monthly", 2, 0)}, {daysAgo(6), cancelAtPeriodEnd}},
 	},
+	{
+		"cus_wayne", "Wayne Enterprises", "ap@wayne.example.com", "+1 609 555 0180",
+		billing.Address{Line1: "1007 Mountain Drive", City: "Trenton", State: "NJ", PostalCode: "08608", Country: "US"},
+		"en", "",
+		[]moment{
+			{monthsAgo(8, 11), newCard(cardWorks, false)}, {monthsAgo(8, 11), subscribe("price_team_monthly", 12, 0)},
+			{monthsAgo(3, 4), subscribeToo("lab", "price_basic_monthly", 3)},
+		},
+	},
+	{
+		longCustomer, "Oscorp Logistics", "invoices@oscorp.example.com", "+44 20 7946 0190",
+		billing.Address{Line1: "22 Bishopsgate", City: "London", PostalCode: "EC2N 4BQ", Country: "GB"},
+		"en", "20",
+		slices.Concat([]moment{{monthsAgo(1, 20), newCard(cardWorks, false)}, {monthsAgo(1, 20), subscribe("price_team_monthly_eur", 4, 0)}}, depots),
+	},
+}
+
+// longCustomer is the one with a long history: a subscription for each of its
+// depots, and invoices of many years.
+const (
+	longCustomer = "cus_oscorp"
+	longMonths   = 41
+)
+
+var depotNames = []string{"leeds", "hull", "cork", "porto", "lyon", "ghent", "riga", "gdansk", "graz", "turin", "malmo"}
+
+var depots = func() []moment {
+	var list []moment
+	for i, name := range depotNames {
+		list = append(list, moment{monthsAgo(1, 19-i), subscribeToo(name, "price_basic_monthly_eur", int64(1+i%4))})
+	}
+	return list
+}()
+
+// seedHistory enters the invoices of the years before longCustomer's
+// subscriptions were taken over into these books.
+func (l *Ledger) seedHistory(ctx context.Context) error {
+	subs := []string{"sub_" + longCustomer[4:]}
+	for _, name := range depotNames {
+		subs = append(subs, subs[0]+"_"+name)
+	}
+	var list []PastInvoice
+	for _, id := range subs {
+		s, err := l.Subscription(ctx, id)
+		if err != nil {
+			return err
+		}
+		for n := 1; n <= longMonths; n++ {
+			list = append(list, PastInvoice{Subscription: id, Created: addPeriods(s.Created, -n, billing.Month, 1)})
+		}
+	}
+	_, err := l.ImportInvoices(ctx, longCustomer, list)
+	return err
 }
 
 // Seed fills a ledger with the demo's plans and customers and returns these.
@@ -147,14 +212,24 @@ var seedCustomers = []struct {
 // out by the ledger itself; it leaves no effects, as it is what the books open
 // with.
 func Seed(ctx context.Context, l *Ledger) ([]billing.Customer, error) {
+	list, fresh, err := l.seedCustomers(ctx)
+	if err == nil && fresh[longCustomer] {
+		err = l.seedHistory(ctx)
+	}
+	return list, err
+}
+
+// seedCustomers also says which customers were not there before.
+func (l *Ledger) seedCustomers(ctx context.Context) ([]billing.Customer, map[string]bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now, err := l.presentLocked(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	fresh := map[string]bool{}
 	if err := l.update(ctx, now, "", func(w *work) error { w.quiet = true; return w.seedPrices() }); err != nil {
-		return nil, fmt.Errorf("seeding plans: %w", err)
+		return nil, nil, fmt.Errorf("seeding plans: %w", err)
 	}
 	var list []billing.Customer
 	for _, sc := range seedCustomers {
@@ -162,12 +237,13 @@ func Seed(ctx context.Context, l *Ledger) ([]billing.Customer, error) {
 		if sc.tax != "" {
 			tax, err := decimal.NewFromString(sc.tax)
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			p.TaxPercent = &tax
 		}
 		err := l.update(ctx, now, "", func(w *work) error {
-			if _, found, err := lookup[Customer](w.tx, "customer", sc.id); err != nil || found {
+			_, found, err := lookup[Customer](w.tx, "customer", sc.id)
+			if fresh[sc.id] = !found; err != nil || found {
 				return err
 			}
 			w.quiet = true
@@ -190,7 +266,7 @@ func Seed(ctx context.Context, l *Ledger) ([]billing.Customer, error) {
 			return w.carryOutDue(now, 1000)
 		})
 		if err != nil {
-			return nil, fmt.Errorf("seeding %s: %w", sc.id, err)
+			return nil, nil, fmt.Errorf("seeding %s: %w", sc.id, err)
 		}
 		var c Customer
 		err = l.db.View(ctx, func(tx store.Tx) error {
@@ -198,11 +274,11 @@ func Seed(ctx context.Context, l *Ledger) ([]billing.Customer, error) {
 			return err
 		})
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		list = append(list, customerOf(c))
 	}
-	return list, nil
+	return list, fresh, nil
 }
 
 func (w *work) seedPrices() error {
