@@ -187,7 +187,8 @@ type Rule struct {
 	// Verdict is allow or deny. Required.
 	Verdict string `json:"verdict,omitempty"`
 	// Actions are what the rule is about, one or more of change_plan, cancel,
-	// resume, update_payment_method, update_details. Allowing cancel allows
+	// resume, update_payment_method, remove_payment_method, pay_invoices,
+	// update_details, update_tax_ids. Allowing cancel allows
 	// resume too.
 	Actions []string `json:"actions,omitempty"`
 	// Directions narrow change_plan: upgrade, downgrade, crossgrade,
