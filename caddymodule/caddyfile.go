@@ -375,7 +375,7 @@ func parseRule(d *caddyfile.Dispenser) (Rule, error) {
 				return r, d.Errf("%s: the text for the customer comes last", r.Verdict)
 			}
 			r.Text = w.Text
-		case slices.Contains(policy.Actions, w.Text):
+		case slices.Contains(policy.Names(), w.Text):
 			r.Actions = append(r.Actions, w.Text)
 		case slices.Contains(policy.Directions, policy.Direction(w.Text)):
 			r.Directions = append(r.Directions, w.Text)
@@ -383,7 +383,7 @@ func parseRule(d *caddyfile.Dispenser) (Rule, error) {
 			return r, unsupportedRuleWord(d, r.Verdict, w.Text)
 		default:
 			return r, d.Errf("%s: %q is no action (%s), no direction (%s), and not in quotes as a text for the customer", r.Verdict, w.Text,
-				strings.Join(policy.Actions, ", "), directions())
+				strings.Join(policy.Names(), ", "), directions())
 		}
 	}
 	subs := subdirectives{

@@ -208,6 +208,11 @@ func checkTenant(t Tenant) (Tenant, map[string]*policy.Policy, error) {
 			return fail(err)
 		}
 	}
+	if policies[""] == nil { // nothing may be done, and everything read
+		if policies[""], err = policy.New(nil, plans); err != nil {
+			return fail(err)
+		}
+	}
 	if t.Brand.Name == "" {
 		return fail(errors.New("brand: name is required: what customers know the vendor by"))
 	}

@@ -1,6 +1,6 @@
 // Package policy decides what a customer may do. Everything that changes
 // something is denied unless a rule allows it; a rule that denies beats every
-// rule that allows. Reading is always allowed.
+// rule that allows. Reading is allowed, except for the parts that a rule denies.
 package policy
 
 import (
@@ -27,7 +27,12 @@ const (
 	Viewer  = "viewer"
 )
 
-// Roles lists all roles.
+// Support is the role of the vendor's own staff in a customer's session. They
+// look, and nothing that they do is ever allowed: no rule speaks of it, and it
+// is not among Roles.
+const Support = "support"
+
+// Roles lists the roles of a customer's people: those that rules speak of.
 var Roles = []string{Owner, Billing, Viewer}
 
 // Names of actions in rules and in a link's permissions.
@@ -44,6 +49,20 @@ const (
 
 // Actions lists all names of actions.
 var Actions = []string{ChangePlan, Cancel, Resume, UpdatePaymentMethod, RemovePaymentMethod, PayInvoices, UpdateDetails, UpdateTaxIDs}
+
+// Names of what a rule can deny reading.
+const (
+	ViewInvoices = "view_invoices"
+	ViewUsage    = "view_usage"
+	ViewBalance  = "view_balance"
+)
+
+// Views lists them. Each is allowed to everybody who has a session, unless a rule
+// denies it; a link's permissions do not narrow reading.
+var Views = []string{ViewInvoices, ViewUsage, ViewBalance}
+
+// Names lists all that a rule can name.
+func Names() []string { return slices.Concat(Actions, Views) }
 
 // ActionOf is the name under which rules speak of an action.
 func ActionOf(k billing.ActionKind) string {
@@ -96,11 +115,17 @@ func New(rules []Rule, plans []string) (*Policy, error) {
 			return nil, at("verdict %q: want allow or deny", r.Verdict)
 		}
 		if len(r.Actions) == 0 {
-			return nil, at("names no action: want one or more of %s", strings.Join(Actions, ", "))
+			return nil, at("names no action: want one or more of %s", strings.Join(Names(), ", "))
 		}
 		for _, a := range r.Actions {
-			if !slices.Contains(Actions, a) {
-				return nil, at("unknown action %q: want one of %s", a, strings.Join(Actions, ", "))
+			switch {
+			case !slices.Contains(Names(), a):
+				return nil, at("unknown action %q: want one of %s", a, strings.Join(Names(), ", "))
+			case !slices.Contains(Views, a):
+			case len(r.From) > 0:
+				return nil, at("%s is not about one plan", a)
+			case r.Verdict == Allow && len(r.Roles) > 0:
+				return nil, at("%s is allowed to every role anyway: deny it to the others instead", a)
 			}
 		}
 		if len(r.Directions) > 0 && !slices.Equal(r.Actions, []string{ChangePlan}) {
@@ -183,9 +208,12 @@ func (d Decision) Allowed() bool { return d.Verdict == Allow }
 // ErrDenied is wrapped by errors that carry a Decision.
 var ErrDenied = errors.New("denied by policy")
 
-// Decide answers r. A nil policy denies.
+// Decide answers r. A nil policy denies, reading too.
 func (p *Policy) Decide(r Request) Decision {
-	if !slices.Contains(Roles, r.Role) {
+	if slices.Contains(Views, r.Action) {
+		return p.view(r)
+	}
+	if !slices.Contains(Roles, r.Role) { // Support too
 		return Decision{Verdict: Deny, Why: "role"}
 	}
 	if r.Permissions != nil && !permits(r.Permissions, r.Action) {
@@ -209,6 +237,24 @@ func (p *Policy) Decide(r Request) Decision {
 		}
 	}
 	return Decision{Verdict: Allow}
+}
+
+// view decides about reading.
+func (p *Policy) view(r Request) Decision {
+	switch {
+	case r.Role != Support && !slices.Contains(Roles, r.Role):
+		return Decision{Verdict: Deny, Why: "role"}
+	case p == nil:
+		return Decision{Verdict: Deny, Why: "policy"}
+	}
+	out := Decision{Verdict: Allow}
+	for i := range p.rules {
+		rule := &p.rules[i]
+		if rule.Verdict == Deny && rule.matches(r, Part{}) && out.Text == "" {
+			out = Decision{Verdict: Deny, Why: "policy", Text: rule.Text}
+		}
+	}
+	return out
 }
 
 // any allows where at least one change would be allowed: in some direction,

@@ -245,6 +245,10 @@ func TestNewRefuses(t *testing.T) {
 		{policy.Rule{Verdict: policy.Allow, Actions: []string{"cancel"}, From: []string{"gold"}}, `unknown plan "gold": the catalogue has basic`},
 		{policy.Rule{Verdict: policy.Allow, Actions: []string{"cancel"}, To: []string{"basic"}}, "only change_plan goes to a plan"},
 		{policy.Rule{Verdict: policy.Allow, Actions: []string{"cancel"}, Text: "hi"}, "belongs to a deny rule"},
+		{policy.Rule{Verdict: policy.Deny, Actions: []string{"view_all"}}, "view_invoices, view_usage, view_balance"},
+		{policy.Rule{Verdict: policy.Deny, Actions: []string{"view_usage"}, From: []string{"basic"}}, "view_usage is not about one plan"},
+		{policy.Rule{Verdict: policy.Allow, Actions: []string{"view_usage"}, Roles: []string{"owner"}}, "deny it to the others instead"},
+		{policy.Rule{Verdict: policy.Allow, Actions: []string{"cancel"}, Roles: []string{"support"}}, `unknown role "support"`},
 	} {
 		_, err := policy.New([]policy.Rule{tt.rule}, []string{"basic"})
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
