@@ -52,11 +52,21 @@ type World interface {
 	EnterCard(goTo, number string)
 	// Confirm answers the confirmation page behind goTo.
 	Confirm(goTo string, yes bool)
+	// LeadsBack is where the confirmation page behind goTo leads back to.
+	LeadsBack(goTo string) string
+	// Method stores a payment method by its test number, and makes it nobody's
+	// default.
+	Method(customer, number string) string
+	// Default makes a payment method the customer's default, "" for none.
+	Default(customer, method string)
+	// Subscribe makes another subscription.
+	Subscribe(customer, price string, quantity int64) string
 }
 
 // Customer says what customer to make.
 type Customer struct {
-	// Card is the number of the default card, "" for none.
+	// Card is the number of the default card, or of another test payment method,
+	// "" for none.
 	Card string
 	// Price and Quantity are the subscription's; "" for no subscription.
 	Price    string
@@ -85,6 +95,14 @@ const (
 	CardOther    = "5555555555554444"
 	CardDeclines = "4000000000000341"
 	CardAsks     = "4000002500003155"
+)
+
+// Test bank accounts: those that fail do so days later.
+const (
+	SEPAWorks = "DE89370400440532013000"
+	SEPAFails = "DE62370400440532013001"
+	BankWorks = "000123456789"
+	BankFails = "000222222227"
 )
 
 // Transcripts are what the scenarios saw, by name.
@@ -469,6 +487,33 @@ func (l Ledger) EnterCard(goTo, number string) {
 func (l Ledger) Confirm(goTo string, yes bool) {
 	_, err := l.Ledger.ConfirmPayment(context.Background(), sandbox.Call{}, path.Base(goTo), yes)
 	l.check(err)
+}
+
+// LeadsBack implements World.
+func (l Ledger) LeadsBack(goTo string) string {
+	pi, err := l.Ledger.PaymentIntent(context.Background(), path.Base(goTo))
+	l.check(err)
+	return pi.ReturnURL
+}
+
+// Method implements World.
+func (l Ledger) Method(customer, number string) string {
+	pm, err := l.Ledger.AddCard(context.Background(), sandbox.Call{}, customer, sandbox.CardParams{Number: number})
+	l.check(err)
+	return pm.ID
+}
+
+// Default implements World.
+func (l Ledger) Default(customer, method string) {
+	_, err := l.Ledger.UpdateCustomer(context.Background(), sandbox.Call{}, customer, sandbox.CustomerParams{DefaultPaymentMethod: &method})
+	l.check(err)
+}
+
+// Subscribe implements World.
+func (l Ledger) Subscribe(customer, price string, quantity int64) string {
+	sub, err := l.Ledger.CreateSubscription(context.Background(), sandbox.Call{}, sandbox.SubscriptionCreate{Customer: customer, Items: []sandbox.ItemParams{{Price: price, Quantity: &quantity}}})
+	l.check(err)
+	return sub.ID
 }
 
 var _ World = Ledger{}

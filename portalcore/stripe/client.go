@@ -130,7 +130,9 @@ func (p *Provider) send(ctx context.Context, method, path, body, key string) (*a
 		return nil, &sendError{err: err}
 	}
 	// net/http would send a request with an idempotency key again by itself
-	// when a connection breaks. Sending again is the journal's decision.
+	// when a connection breaks. Sending again is the journal's decision. It
+	// looks for a body that it can get again, and for the header by its
+	// canonical name, which is all that counts where there is no body.
 	req.GetBody = nil
 	req.Header.Set("Authorization", "Bearer "+p.key)
 	req.Header.Set("Stripe-Version", Version)
@@ -140,7 +142,7 @@ func (p *Provider) send(ctx context.Context, method, path, body, key string) (*a
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
 	if key != "" {
-		req.Header.Set("Idempotency-Key", key)
+		req.Header[strings.ToLower("Idempotency-Key")] = []string{key}
 	}
 	start := time.Now()
 	res, err := p.api.Do(req)

@@ -321,7 +321,11 @@ func (p *Provider) Outcome(ctx context.Context, customerID string, step billing.
 		if err != nil {
 			return unsure(err)
 		}
-		return says(v.Status == "void", v.ID)
+		if v.Status != "void" {
+			return says(false, v.ID)
+		}
+		inv := v.convert(nil)
+		return billing.Applied, billing.Result{State: billing.Done, Object: v.ID, Invoice: &inv}, nil
 	case stepPay:
 		return p.outcomePay(ctx, customerID, step, last)
 	case stepDetach:
