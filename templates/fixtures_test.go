@@ -1,6 +1,7 @@
 package templates
 
 import (
+	"maps"
 	"time"
 
 	"github.com/shopspring/decimal"
@@ -361,6 +362,7 @@ func fixtures() map[string]*Page {
 		IDs: vat, Editing: &vat[0], Own: kinds[1:2], Others: kinds, Choice: "eu_vat:DE", Value: "DE123456789", Permit: allowed,
 		Confirm: Form{Action: "/tax-id/txi_1", Nonce: "nonce-tax"}, Remove: Form{Action: "/tax-id/txi_1", Nonce: "nonce-remove", Hidden: []Field{{"remove", "1"}}},
 	})
+	maps.Copy(m, usageFixtures())
 	for _, s := range []string{"name", "email", "phone"} {
 		m["details-"+s] = change(page("payment", &Details{Section: s, Values: northwind, Confirm: Form{Action: "/details/" + s, Nonce: "nonce-details"}, Permit: allowed}), func(p *Page) { p.BackTo = "payment" })
 	}

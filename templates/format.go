@@ -31,7 +31,9 @@ type local struct {
 	regions  display.Namer
 	zone     *time.Location
 	exponent func(string) int
-	written  moneyCache
+	// group and point stand in numbers: between thousands, before decimals.
+	group, point string
+	written      moneyCache
 }
 
 // moneyCache keeps amounts as they were written, since a page says the same
@@ -61,18 +63,23 @@ func (l *local) moneyText(m billing.Money) string {
 // which both sides of the Atlantic read alike.
 func newLocal(locale string, ms *messages, zone *time.Location, exponent func(string) int) *local {
 	f := currency.NewFormatter(currency.NewLocale("en"))
+	dates := en_GB.New()
+	signs := strings.FieldsFunc(dates.FmtNumber(1111111.5, 1), unicode.IsDigit)
 	return &local{
-		locale: locale, messages: ms, dates: en_GB.New(), money: f, regions: display.English.Regions(), zone: zone, exponent: exponent,
+		locale: locale, messages: ms, dates: dates, money: f, regions: display.English.Regions(), zone: zone, exponent: exponent,
+		group: signs[0], point: signs[len(signs)-1],
 		written: moneyCache{seed: maphash.MakeSeed()},
 	}
 }
 
 // The kinds of value beside billing's own that a message takes.
 type (
-	words string    // a text of the catalogue, already in the locale
-	stamp time.Time // date and time with zone; a plain time.Time is a date
-	clock time.Time // time of day with zone
-	rate  struct {  // an amount per period
+	words    string    // a text of the catalogue, already in the locale
+	stamp    time.Time // date and time with zone; a plain time.Time is a date
+	clock    time.Time // time of day with zone
+	dayUTC   time.Time // the date in UTC, whatever the zone of the page
+	monthUTC time.Time // its month
+	rate     struct {  // an amount per period
 		amount   decimal.Decimal // in minor units
 		currency string
 		interval billing.Interval
@@ -112,6 +119,22 @@ func (l *local) write(b *strings.Builder, v any, html bool) error {
 	case clock:
 		t := time.Time(v).In(l.zone)
 		instant(b, t.UTC().Format(time.RFC3339), l.clock(t), html)
+	case dayUTC:
+		t := time.Time(v).UTC()
+		instant(b, t.Format(time.DateOnly), l.dates.FmtDateLong(t), html)
+	case monthUTC:
+		t := time.Time(v).UTC()
+		s, err := l.say("format.month_year", false, "month", words(l.dates.MonthWide(t.Month())), "year", words(strconv.Itoa(t.Year())))
+		if err != nil {
+			return err
+		}
+		instant(b, t.Format("2006-01"), s, html)
+	case *decimal.Decimal:
+		if v != nil {
+			return l.write(b, *v, html)
+		}
+	case decimal.Decimal:
+		isolate(b, "", l.decimal(v), html)
 	case int:
 		return l.write(b, int64(v), html)
 	case int64:
@@ -230,6 +253,35 @@ func (l *local) number(n int64) string {
 		return l.dates.FmtNumber(float64(n), 0)
 	}
 	return strconv.FormatInt(n, 10)
+}
+
+// maxDecimals is how many decimals of a number that is not money are shown,
+// unless all of them are zero.
+const maxDecimals = 12
+
+// decimal writes a number of any size with the locale's signs.
+func (l *local) decimal(d decimal.Decimal) string {
+	if r := d.Round(maxDecimals); !r.IsZero() {
+		d = r
+	}
+	whole, fraction, found := strings.Cut(d.Abs().String(), ".")
+	if d.IsInteger() && len(whole) < 16 {
+		return l.number(d.IntPart())
+	}
+	var b strings.Builder
+	if d.IsNegative() {
+		b.WriteString("−")
+	}
+	for i, digit := range whole {
+		if i > 0 && (len(whole)-i)%3 == 0 {
+			b.WriteString(l.group)
+		}
+		b.WriteRune(digit)
+	}
+	if found {
+		b.WriteString(l.point + fraction)
+	}
+	return b.String()
 }
 
 // brands are the networks' own spellings of what providers write in lower

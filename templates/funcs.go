@@ -86,6 +86,7 @@ func pathOf(name string) (string, error) {
 	p, ok := map[string]string{
 		"overview": PathOverview, "plan": PathPlan, "payment": PathPayment, "invoices": PathInvoices,
 		"add_method": PathAddMethod, "details": PathDetails, "tax_ids": PathTaxIDs, "tax_id": PathTaxID, "enter": PathEnter, "sign_out": PathSignOut, "devices": PathDevices,
+		"usage": PathUsage, "balance": PathBalance,
 	}[name]
 	if !ok {
 		return "", fmt.Errorf("no path %q", name)

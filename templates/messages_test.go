@@ -201,7 +201,9 @@ func TestKeys(t *testing.T) {
 	for _, state := range []string{"waiting", "refused"} { // composed in receipt-title
 		used["receipt."+state+".other"] = true
 	}
-	used["format.stamp"], used["field.name"], used["error.field.invalid"] = true, true, true
+	for _, k := range []string{"format.stamp", "format.day_month", "format.month_year", "field.name", "error.field.invalid"} {
+		used[k] = true
+	}
 	for k := range statusTags {
 		used["status."+k] = true
 	}

@@ -13,7 +13,7 @@ import (
 // function of it and of the locale.
 type Page struct {
 	// Section is the navigation entry that is current: "overview", "plan",
-	// "payment", "invoices", or "" on pages outside the navigation.
+	// "payment", "invoices", "usage", or "" on pages outside the navigation.
 	Section string
 	// BackTo replaces the navigation on decision pages ("← Back to plan"), so
 	// that the choice stands alone: a Section, or "" to show the navigation.
@@ -39,6 +39,9 @@ type Page struct {
 	// Failed are the sections of the account that could not be read. The part
 	// sectionFailure stands in their place: never a zero, never "none yet".
 	Failed []billing.Section
+	// Usage and Balance say that there is such a page for this person: in the
+	// navigation, and beside the balance.
+	Usage, Balance bool
 	// RequestID is printed on message pages for support, "" to leave it out.
 	RequestID string
 	Body      any

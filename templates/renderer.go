@@ -45,6 +45,7 @@ var bodies = map[string]any{
 	"cancel.html": &Cancel{}, "payment.html": &Payment{}, "addmethod.html": &AddMethod{}, "leave.html": &Leave{},
 	"details.html": &Details{}, "invoices.html": &Invoices{}, "devices.html": &Devices{}, "enter.html": &Enter{}, "message.html": &Message{},
 	"taxids.html": &TaxIDs{},
+	"usage.html": &Usage{}, "balance.html": &Balance{},
 }
 
 // Options are what a Renderer is made from.
@@ -326,6 +327,10 @@ func fileOf(body any) string {
 		return "invoices.html"
 	case *Devices, Devices:
 		return "devices.html"
+	case *Usage, Usage:
+		return "usage.html"
+	case *Balance, Balance:
+		return "balance.html"
 	case *Enter, Enter:
 		return "enter.html"
 	case *Message, Message:
@@ -435,8 +440,13 @@ func (r *Renderer) funcs(l *local) template.FuncMap {
 		"back": func(section string) (string, error) {
 			return pathOf(known(section, "overview", "plan", "payment", "invoices"))
 		},
-		"path": pathOf,
-		"pdf":  InvoicePDFPath,
+		"path":      pathOf,
+		"pdf":       InvoicePDFPath,
+		"chart":     l.chart,
+		"tiers":     tiers,
+		"hasFlat":   hasFlat,
+		"unitPrice": unitPrice,
+		"point":     pointName,
 		"errorsAt": func(errs []FieldError, field string) []FieldError {
 			return slices.DeleteFunc(slices.Clone(errs), func(e FieldError) bool { return e.Field != field })
 		},
