@@ -265,9 +265,6 @@ func (l *local) decimal(d decimal.Decimal) string {
 		d = r
 	}
 	whole, fraction, found := strings.Cut(d.Abs().String(), ".")
-	if d.IsInteger() && len(whole) < 16 {
-		return l.number(d.IntPart())
-	}
 	var b strings.Builder
 	if d.IsNegative() {
 		b.WriteString("−")

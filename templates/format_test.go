@@ -11,7 +11,7 @@ import (
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 )
 
-func english(t *testing.T, zone *time.Location) *local {
+func english(t testing.TB, zone *time.Location) *local {
 	t.Helper()
 	_, byLocale, err := loadMessages()
 	if err != nil {

@@ -45,7 +45,7 @@ var bodies = map[string]any{
 	"cancel.html": &Cancel{}, "payment.html": &Payment{}, "addmethod.html": &AddMethod{}, "leave.html": &Leave{},
 	"details.html": &Details{}, "invoices.html": &Invoices{}, "devices.html": &Devices{}, "enter.html": &Enter{}, "message.html": &Message{},
 	"taxids.html": &TaxIDs{},
-	"usage.html": &Usage{}, "balance.html": &Balance{},
+	"usage.html":  &Usage{}, "balance.html": &Balance{},
 }
 
 // Options are what a Renderer is made from.

@@ -60,8 +60,11 @@ type fake struct {
 	panics bool
 	hangs  bool // Account answers when its caller gives up
 	lists  map[string]billing.InvoicePage
-	pdf    []byte
-	pdfLen int64
+	// onUsage and onBalance answer for a customer that there is.
+	onUsage   func(context.Context, billing.UsageQuery) (billing.Usage, error)
+	onBalance func(cursor string) (billing.BalancePage, error)
+	pdf       []byte
+	pdfLen    int64
 }
 
 func price(id string, cents int64, interval billing.Interval) billing.Price {
@@ -180,12 +183,27 @@ func (f *fake) Invoice(context.Context, string, string) (billing.InvoiceDetail, 
 	return billing.InvoiceDetail{}, errors.New("not asked for here")
 }
 
-func (f *fake) Usage(context.Context, string, billing.UsageQuery) (billing.Usage, error) {
-	return billing.Usage{}, errors.New("not asked for here")
+func (f *fake) Usage(ctx context.Context, id string, q billing.UsageQuery) (billing.Usage, error) {
+	f.mu.Lock()
+	acct, err := f.get(id)
+	f.mu.Unlock()
+	if err != nil {
+		return billing.Usage{}, err
+	}
+	if _, ok := acct.Subscription(q.Subscription); !ok {
+		return billing.Usage{}, &billing.Error{Fault: billing.NotFound, Param: q.Subscription}
+	}
+	return f.onUsage(ctx, q)
 }
 
-func (f *fake) Balance(context.Context, string, string, int) (billing.BalancePage, error) {
-	return billing.BalancePage{}, errors.New("not asked for here")
+func (f *fake) Balance(_ context.Context, id, cursor string, _ int) (billing.BalancePage, error) {
+	f.mu.Lock()
+	_, err := f.get(id)
+	f.mu.Unlock()
+	if err != nil {
+		return billing.BalancePage{}, err
+	}
+	return f.onBalance(cursor)
 }
 
 func (f *fake) Document(_ context.Context, id string, ref billing.DocumentRef) (billing.Document, error) {

@@ -101,6 +101,7 @@ func (v *visit) look(section string, snap account.Snapshot) (*look, bool) {
 		Section: section, SignedIn: true, Customer: customerName(l.acct), ReturnURL: v.backURL(),
 		CancelURL: cancelURL(l.acct), AsOf: l.acct.AsOf, Stale: snap.Stale, Failed: l.acct.Failed,
 		RefreshHref: v.r.URL.Path + "?" + refreshField + "=1",
+		Usage:       hasUsage(l.acct), Balance: true,
 	}
 	return l, true
 }

@@ -26,6 +26,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/act"
+	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 	"github.com/portalcore/caddy-billing-portal/portalcore/link"
 	"github.com/portalcore/caddy-billing-portal/portalcore/session"
 	"github.com/portalcore/caddy-billing-portal/templates"
@@ -94,6 +95,8 @@ type Pages struct {
 	logoPath  string
 	cache     *otter.Cache[pageKey, []byte]
 	locales   *otter.Cache[localeKey, string]
+	usages    *shelf[billing.Usage]
+	balances  *shelf[billing.BalancePage]
 	countries map[string][]templates.Country // by locale
 }
 
@@ -141,6 +144,12 @@ func New(o Options) (*Pages, error) {
 	if err != nil {
 		return nil, err
 	}
+	if p.usages, err = newShelf(o.Now, usageWeight); err != nil {
+		return nil, err
+	}
+	if p.balances, err = newShelf(o.Now, balanceWeight); err != nil {
+		return nil, err
+	}
 	for _, l := range o.Renderer.Locales() {
 		p.countries[l] = countriesIn(l)
 	}
@@ -148,9 +157,13 @@ func New(o Options) (*Pages, error) {
 	return p, nil
 }
 
-// Close stops what the page cache runs in the background. The pages must not be
+// Close stops what the caches run in the background. The pages must not be
 // served any more.
-func (p *Pages) Close() { p.cache.StopAllGoroutines() }
+func (p *Pages) Close() {
+	p.cache.StopAllGoroutines()
+	p.usages.close()
+	p.balances.close()
+}
 
 func orNow(now func() time.Time) func() time.Time {
 	if now == nil {
@@ -228,6 +241,9 @@ func routes() map[string]route {
 		templates.PathInvoices + "/": {get: (*visit).document},
 		templates.PathTaxIDs:         {get: (*visit).taxIDs, post: (*visit).saveTaxID},
 		templates.PathTaxID:          {get: (*visit).taxID, post: (*visit).saveTaxID},
+		templates.PathUsage:          {get: (*visit).usage},
+		templates.PathUsageCSV:       {get: (*visit).usageCSV},
+		templates.PathBalance:        {get: (*visit).balance},
 		pathRefresh:                  {post: (*visit).refresh},
 		pathState:                    {get: (*visit).state},
 		templates.PathDevices:        {get: (*visit).devices},
@@ -474,6 +490,7 @@ func (v *visit) message(status int, m templates.Message) {
 		page.Customer, page.CancelURL = v.knownName(), v.knownCancelURL()
 		if s, ok := v.Corridor.Accounts.Peek(v.sess.Customer); ok {
 			locale = v.locale(s.Account.Customer.Locale)
+			page.Usage = hasUsage(&s.Account)
 		}
 	}
 	v.page(status, locale, page)
