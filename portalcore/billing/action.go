@@ -217,16 +217,26 @@ func (a Action) Same(b Action) bool {
 
 // SameTerms reports whether a customer who agreed to p agreed to q: the same
 // action on the same object version with the same sums today and from the
-// next invoice on.
+// next invoice on. What metered items add to the next invoice is an estimate
+// that moves while the customer reads it; nobody agrees to that.
 func (p Preview) SameTerms(q Preview) bool {
-	next := func(u *Upcoming) (Money, time.Time) {
-		if u == nil {
+	next := func(p Preview) (Money, time.Time) {
+		if p.Next == nil {
 			return Money{}, time.Time{}
 		}
-		return u.Total, u.Due
+		if !slices.ContainsFunc(p.Items, func(it Item) bool { return it.Price.Metered }) {
+			return p.Next.Total, p.Next.Due
+		}
+		sum := Money{Currency: p.Next.Total.Currency}
+		for _, l := range p.Next.Lines {
+			if !slices.ContainsFunc(p.Items, func(it Item) bool { return it.Price.Metered && it.Price.ID == l.Price }) {
+				sum.Amount += l.Amount.Amount
+			}
+		}
+		return sum, p.Next.Due
 	}
-	pm, pt := next(p.Next)
-	qm, qt := next(q.Next)
+	pm, pt := next(p)
+	qm, qt := next(q)
 	return p.Action.Same(q.Action) && p.ObjectVersion == q.ObjectVersion &&
 		p.DueNow == q.DueNow && p.Total == q.Total && p.Tax == q.Tax && p.ToBalance == q.ToBalance &&
 		p.FromBalance == q.FromBalance && p.EndsTrial == q.EndsTrial && pm == qm && pt.Equal(qt)

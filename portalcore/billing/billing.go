@@ -512,7 +512,8 @@ type InvoicePage struct {
 	Newer, Older string
 }
 
-// UsageQuery says which usage to read.
+// UsageQuery says which usage to read. Bounds are taken in whole minutes. One
+// that Check refuses is Refused.
 type UsageQuery struct {
 	// Subscription is whose metered items are read.
 	Subscription string
