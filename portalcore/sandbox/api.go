@@ -84,6 +84,12 @@ type PriceParams struct {
 	IntervalCount int               `json:"interval_count,omitempty"` // default 1; at most three years
 	LookupKey     string            `json:"lookup_key,omitempty"`     // unique
 	Metadata      map[string]string `json:"metadata,omitempty"`
+	// Meter makes the price metered.
+	Meter string `json:"meter,omitempty"`
+	// Tiers, lowest first, the last one without UpTo, need TiersMode and take
+	// the place of UnitAmount.
+	Tiers     []billing.Tier    `json:"tiers,omitempty"`
+	TiersMode billing.TiersMode `json:"tiers_mode,omitempty"`
 }
 
 // PriceFilter selects prices; zero members select all.

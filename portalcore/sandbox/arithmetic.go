@@ -39,43 +39,10 @@ func round(r *big.Rat) int64 {
 	return n.Int64()
 }
 
-// fullAmount is what quantity units cost for one period.
-func fullAmount(unit decimal.Decimal, quantity int64) int64 {
-	return round(new(big.Rat).Mul(unit.Rat(), new(big.Rat).SetInt64(quantity)))
-}
-
-// proratedAmount is what quantity units cost from at to the end of the period
-// from start to end, by the second.
-func proratedAmount(unit decimal.Decimal, quantity int64, start, end, at time.Time) int64 {
-	r := new(big.Rat).Mul(unit.Rat(), new(big.Rat).SetInt64(quantity))
-	r.Mul(r, big.NewRat(end.Unix()-at.Unix(), end.Unix()-start.Unix()))
-	return round(r)
-}
-
 // taxOn is the exclusive tax on an amount without tax.
 func taxOn(amount int64, percent decimal.Decimal) int64 {
 	r := new(big.Rat).Mul(percent.Rat(), new(big.Rat).SetInt64(amount))
 	return round(r.Quo(r, big.NewRat(100, 1)))
-}
-
-// addPeriods is anchor plus n periods. Months and years are counted from the
-// anchor, and its day is clamped to the month's last: 31 January, 28 February,
-// 31 March.
-func addPeriods(anchor time.Time, n int, interval billing.Interval, count int) time.Time {
-	n *= count
-	switch interval {
-	case billing.Day:
-		return anchor.AddDate(0, 0, n)
-	case billing.Week:
-		return anchor.AddDate(0, 0, 7*n)
-	case billing.Month:
-	case billing.Year:
-		n *= 12
-	}
-	y, m, d := anchor.Date()
-	first := time.Date(y, m+time.Month(n), 1, 0, 0, 0, 0, time.UTC)
-	last := first.AddDate(0, 1, -1).Day()
-	return time.Date(first.Year(), first.Month(), min(d, last), anchor.Hour(), anchor.Minute(), anchor.Second(), 0, time.UTC)
 }
 
 // nextBoundary is the first end of a period after t.
@@ -92,9 +59,9 @@ func nextBoundary(anchor, t time.Time, interval billing.Interval, count int) tim
 	case billing.Year:
 		n = days / 366 / count
 	}
-	for n = max(n-1, 1); !addPeriods(anchor, n, interval, count).After(t); n++ {
+	for n = max(n-1, 1); !billing.AddPeriods(anchor, n, interval, count).After(t); n++ {
 	}
-	return addPeriods(anchor, n, interval, count)
+	return billing.AddPeriods(anchor, n, interval, count)
 }
 
 // formatAmount writes an amount for descriptions and documents: "$19.99",

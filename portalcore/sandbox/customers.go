@@ -326,6 +326,7 @@ func (w *work) createPrice(p PriceParams) (Price, error) {
 	pr := Price{
 		ID: p.ID, Created: w.now, Product: p.Product, Active: true, Currency: p.Currency, UnitAmount: p.UnitAmount,
 		Interval: p.Interval, IntervalCount: max(p.IntervalCount, 1), LookupKey: p.LookupKey, Metadata: maps.Clone(p.Metadata),
+		Meter: p.Meter, Tiers: slices.Clone(p.Tiers), TiersMode: p.TiersMode,
 	}
 	if pr.ID == "" {
 		pr.ID = w.id("price")
@@ -336,8 +337,11 @@ func (w *work) createPrice(p PriceParams) (Price, error) {
 		return pr, invalid("recurring[interval]", "A price recurs every day, week, month or year, at most every three years.")
 	case len(p.Currency) != 3 || strings.ToLower(p.Currency) != p.Currency:
 		return pr, invalid("currency", "Invalid currency: %q.", p.Currency)
-	case p.UnitAmount.IsNegative() || p.UnitAmount.GreaterThan(decimal.NewFromInt(99_999_999)) || !p.UnitAmount.Equal(p.UnitAmount.Round(12)):
+	case !unitAmount(p.UnitAmount):
 		return pr, invalid("unit_amount_decimal", "A unit amount is 0 to 99999999 with at most 12 decimals.")
+	}
+	if err := w.checkTiers(&pr); err != nil {
+		return pr, err
 	}
 	product, err := get[Product](w, "product", p.Product)
 	if err != nil {

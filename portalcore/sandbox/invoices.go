@@ -97,18 +97,31 @@ func (w *work) draft(cus *Customer, s *Subscription, lines []InvoiceLine, reason
 		Subscription: s.ID, Status: billing.InvoiceDraft, BillingReason: reason, CollectionMethod: s.CollectionMethod, Currency: s.Currency,
 		Lines: lines, TaxPercent: cus.TaxPercent, StartingBalance: cus.Balance, PeriodStart: w.now, PeriodEnd: w.now,
 	}
-	for i := range inv.Lines {
-		l := &inv.Lines[i]
-		l.Tax = taxOn(l.Amount, cus.TaxPercent)
-		inv.Subtotal += l.Amount
-		inv.Tax += l.Tax
+	for _, l := range inv.Lines {
 		if l.PeriodEnd.After(inv.PeriodEnd) {
 			inv.PeriodEnd = l.PeriodEnd
 		}
 	}
-	inv.Total = inv.Subtotal + inv.Tax
-	inv.settleBalance()
+	inv.sum()
 	return inv
+}
+
+// sum works out the sums of inv from its lines.
+func (inv *Invoice) sum() {
+	inv.Subtotal, inv.Credits, inv.Tax = 0, 0, 0
+	for i := range inv.Lines {
+		l := &inv.Lines[i]
+		var credits int64
+		for _, c := range l.Credits {
+			credits += c.Amount
+		}
+		l.Tax = taxOn(l.Amount-credits, inv.TaxPercent)
+		inv.Subtotal += l.Amount
+		inv.Credits += credits
+		inv.Tax += l.Tax
+	}
+	inv.Total = inv.Subtotal - inv.Credits + inv.Tax
+	inv.settleBalance()
 }
 
 // settleBalance works out what is due after the balance. What is left below
@@ -130,6 +143,9 @@ func (w *work) issue(cus *Customer, s *Subscription, inv *Invoice, onSession boo
 	cus.NextInvoiceSequence++
 	for i := range inv.Lines {
 		inv.Lines[i].ID = w.id("il")
+	}
+	if err := w.applyCredits(inv, true); err != nil {
+		return false, err
 	}
 	if moved := inv.EndingBalance - inv.StartingBalance; moved != 0 {
 		if _, err := w.moveBalance(cus, moved, "applied_to_invoice", inv.ID); err != nil {
@@ -499,6 +515,9 @@ func (w *work) void(inv *Invoice) error {
 			return err
 		}
 	}
+	if err := w.reinstateCredits(inv); err != nil {
+		return err
+	}
 	pi, err := get[PaymentIntent](w, "payment_intent", inv.PaymentIntent)
 	if err != nil {
 		return err
@@ -639,13 +658,24 @@ func (w *work) preview(p PreviewParams) (Invoice, error) {
 			return w.draft(&cus, &s, nil, ReasonSubscriptionUpdate), nil
 		}
 	}
-	if s.ended() || s.CancelAtPeriodEnd || s.Status == billing.Incomplete {
+	if s.ended() || s.Status == billing.Incomplete {
 		return Invoice{}, none
+	}
+	lines, err := w.meteredLines(&s)
+	if err != nil {
+		return Invoice{}, err
 	}
 	w.now = s.periodEnd()
 	if p.Recurring {
 		cus.Balance = 0
 	}
-	end := nextBoundary(s.BillingCycleAnchor, w.now, s.Items[0].Price.Interval, s.Items[0].Price.IntervalCount)
-	return w.draft(&cus, &s, s.fullLines(w.now, end), ReasonUpcoming), nil
+	switch {
+	case !s.CancelAtPeriodEnd:
+		end := nextBoundary(s.BillingCycleAnchor, w.now, s.Items[0].Price.Interval, s.Items[0].Price.IntervalCount)
+		lines = append(s.fullLines(w.now, end), lines...)
+	case len(lines) == 0: // with metered items the usage is still to be paid
+		return Invoice{}, none
+	}
+	inv := w.draft(&cus, &s, lines, ReasonUpcoming)
+	return inv, w.applyCredits(&inv, false)
 }

@@ -493,6 +493,8 @@ func (w *work) carryOutDue(target time.Time, n int) error {
 			err = w.paymentDue(id)
 		case "session":
 			err = w.sessionDue(id)
+		case "credit_grant":
+			err = w.grantDue(id)
 		}
 		if err != nil {
 			return fmt.Errorf("%s %s at %s: %w", kind, id, at.Format(time.RFC3339), err)

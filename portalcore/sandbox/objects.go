@@ -51,7 +51,8 @@ type Product struct {
 	Metadata map[string]string `json:"metadata"`
 }
 
-// Price is Stripe's price: recurring, licensed, per unit, with exclusive tax.
+// Price is Stripe's price: recurring, with exclusive tax. Prices are the same for
+// good but for Active.
 type Price struct {
 	ID            string            `json:"id"`
 	Created       time.Time         `json:"created"`
@@ -64,6 +65,12 @@ type Price struct {
 	IntervalCount int               `json:"interval_count"`
 	LookupKey     string            `json:"lookup_key"`
 	Metadata      map[string]string `json:"metadata"`
+	// Meter is recurring.meter of a metered price (recurring.usage_type), ""
+	// for a licensed one.
+	Meter string `json:"meter,omitempty"`
+	// Tiers, with TiersMode, take the place of UnitAmount.
+	Tiers     []billing.Tier    `json:"tiers,omitempty"`
+	TiersMode billing.TiersMode `json:"tiers_mode,omitempty"`
 }
 
 // CardBehavior is what a test payment method does when it is charged.
@@ -167,18 +174,22 @@ type Subscription struct {
 
 // InvoiceLine is Stripe's line_item of an invoice.
 type InvoiceLine struct {
-	ID               string          `json:"id"`
-	Description      string          `json:"description"`
-	Price            string          `json:"price"`
-	Product          string          `json:"product"`
-	UnitAmount       decimal.Decimal `json:"unit_amount"` // of the price
-	Quantity         int64           `json:"quantity"`
-	Amount           int64           `json:"amount"` // without tax
-	Tax              int64           `json:"tax"`    // on Amount, rounded by line
-	Proration        bool            `json:"proration"`
-	SubscriptionItem string          `json:"subscription_item"`
-	PeriodStart      time.Time       `json:"period_start"`
-	PeriodEnd        time.Time       `json:"period_end"`
+	ID              string          `json:"id"`
+	Description     string          `json:"description"`
+	Price           string          `json:"price"`
+	Product         string          `json:"product"`
+	UnitAmount      decimal.Decimal `json:"unit_amount"` // of the price
+	Quantity        int64           `json:"quantity"`    // without a fraction
+	QuantityDecimal decimal.Decimal `json:"quantity_decimal"`
+	Amount          int64           `json:"amount"` // without tax
+	Tax             int64           `json:"tax"`    // on Amount less Credits, rounded by line
+	Metered         bool            `json:"metered,omitempty"`
+	// Credits are pretax_credit_amounts: what credit grants pay of Amount.
+	Credits          []LineCredit `json:"credits,omitempty"`
+	Proration        bool         `json:"proration"`
+	SubscriptionItem string       `json:"subscription_item"`
+	PeriodStart      time.Time    `json:"period_start"`
+	PeriodEnd        time.Time    `json:"period_end"`
 }
 
 // BillingReason is Stripe's invoice.billing_reason.
@@ -246,7 +257,8 @@ type Invoice struct {
 	TaxPercent       decimal.Decimal       `json:"tax_percent"`
 	Subtotal         int64                 `json:"subtotal"`
 	Tax              int64                 `json:"tax"`
-	Total            int64                 `json:"total"` // Subtotal + Tax; below zero goes to the balance
+	Credits          int64                 `json:"credits,omitempty"` // of all lines
+	Total            int64                 `json:"total"`             // Subtotal - Credits + Tax; below zero goes to the balance
 	StartingBalance  int64                 `json:"starting_balance"`
 	EndingBalance    int64                 `json:"ending_balance"`
 	AmountDue        int64                 `json:"amount_due"` // max(0, Total + StartingBalance)

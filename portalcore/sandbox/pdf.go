@@ -93,12 +93,15 @@ func renderPDF(inv Invoice) ([]byte, error) {
 		end := pdf.GetY() + 1
 		pdf.SetXY(left+description, y)
 		pdf.SetFont("go", "", 9)
-		pdf.CellFormat(quantity, 5, fmt.Sprint(l.Quantity), "", 0, "R", false, 0, "")
+		pdf.CellFormat(quantity, 5, l.quantity(), "", 0, "R", false, 0, "")
 		pdf.CellFormat(amount, 5, formatMinor(l.Amount, inv.Currency), "", 1, "R", false, 0, "")
 		pdf.SetY(end)
 	}
 	pdf.CellFormat(width, 2, "", "T", 1, "L", false, 0, "")
 	sums := [][2]string{{"Subtotal", formatMinor(inv.Subtotal, inv.Currency)}}
+	if inv.Credits != 0 {
+		sums = append(sums, [2]string{"Credits", formatMinor(-inv.Credits, inv.Currency)})
+	}
 	if !inv.TaxPercent.IsZero() {
 		sums = append(sums, [2]string{"Tax " + inv.TaxPercent.String() + "%", formatMinor(inv.Tax, inv.Currency)})
 	}

@@ -138,7 +138,8 @@ func refused(code, param, why string) *billing.Error {
 	return &billing.Error{Fault: billing.Refused, Code: code, Param: param, Err: errors.New(why)}
 }
 
-// Prices implements billing.Provider.
+// Prices implements billing.Provider. Tiered and metered prices are left out, as
+// the catalogue sells by the unit.
 func (p *Provider) Prices(ctx context.Context) ([]billing.Price, error) {
 	if err := p.reading(ctx, "account"); err != nil {
 		return nil, err
@@ -154,7 +155,7 @@ func (p *Provider) Prices(ctx context.Context) ([]billing.Price, error) {
 			if err != nil {
 				return nil, err
 			}
-			if b.Active {
+			if b.Active && !b.Metered && len(b.Tiers) == 0 {
 				list = append(list, b)
 			}
 		}
@@ -381,6 +382,17 @@ func (p *Provider) previewSubscription(w *work, v billing.Preview, s Subscriptio
 		}
 		yes := true
 		v.Effective = s.periodEnd()
+		if s.metered() { // a last invoice for what was used
+			then := *w
+			inv, err := then.preview(PreviewParams{Subscription: s.ID, CancelAtPeriodEnd: &yes})
+			var e *Error
+			switch {
+			case err == nil:
+				v.Next = upcomingOf(inv)
+			case !errors.As(err, &e) || e.Code != "invoice_upcoming_none":
+				return v, err
+			}
+		}
 		return v, one(stepSubscriptionUpdate, s.ID, SubscriptionUpdate{CancelAtPeriodEnd: &yes})
 	case billing.Resume:
 		if !s.CancelAtPeriodEnd {
@@ -431,7 +443,18 @@ func (p *Provider) previewChange(w *work, v billing.Preview, s Subscription) (bi
 	}
 	for _, it := range s.Items {
 		price, quantity := it.Price.ID, it.Quantity
-		if c, ok := want[it.ID]; ok {
+		c, ok := want[it.ID]
+		if it.Price.Meter != "" {
+			if ok {
+				return v, refused("not_changeable", it.ID, "what is used is not chosen")
+			}
+			u.Items = append(u.Items, ItemParams{ID: it.ID, Price: price})
+			continue
+		}
+		if ok {
+			if err := w.sellable(it.Price.ID, c.Price); err != nil {
+				return v, err
+			}
 			price, quantity = c.Price, c.Quantity
 		}
 		u.Items = append(u.Items, ItemParams{ID: it.ID, Price: price, Quantity: &quantity})
@@ -905,6 +928,7 @@ func (w *work) price(pr Price) (billing.Price, error) {
 	return billing.Price{
 		ID: pr.ID, LookupKey: pr.LookupKey, Product: pr.Product, ProductName: product.Name, Currency: pr.Currency, UnitAmount: pr.UnitAmount,
 		Interval: pr.Interval, IntervalCount: pr.IntervalCount, Active: pr.Active, Metadata: mergeMetadata(product.Metadata, pr.Metadata),
+		Metered: pr.Meter != "", Meter: pr.Meter, Tiers: pr.Tiers, TiersMode: pr.TiersMode,
 	}, err
 }
 
@@ -984,14 +1008,4 @@ func (p *Provider) Search(ctx context.Context, q billing.CustomerQuery) ([]billi
 // Invoice implements billing.Provider.
 func (p *Provider) Invoice(ctx context.Context, customer, invoice string) (billing.InvoiceDetail, error) {
 	return billing.InvoiceDetail{}, notBuilt()
-}
-
-// Usage implements billing.Provider.
-func (p *Provider) Usage(ctx context.Context, customer string, q billing.UsageQuery) (billing.Usage, error) {
-	return billing.Usage{}, notBuilt()
-}
-
-// Balance implements billing.Provider.
-func (p *Provider) Balance(ctx context.Context, customer, cursor string, limit int) (billing.BalancePage, error) {
-	return billing.BalancePage{}, notBuilt()
 }

@@ -39,7 +39,9 @@ func daysAgo(n int) func(time.Time) time.Time {
 // monthsAgo is n months before a day that is days ago, so that the current
 // period is days old.
 func monthsAgo(n, days int) func(time.Time) time.Time {
-	return func(now time.Time) time.Time { return addPeriods(now.AddDate(0, 0, -days), -n, billing.Month, 1) }
+	return func(now time.Time) time.Time {
+		return billing.AddPeriods(now.AddDate(0, 0, -days), -n, billing.Month, 1)
+	}
 }
 
 func newCard(number string, ownToo bool) func(*work, string) error {
@@ -200,7 +202,7 @@ func (l *Ledger) seedHistory(ctx context.Context) error {
 			return err
 		}
 		for n := 1; n <= longMonths; n++ {
-			list = append(list, PastInvoice{Subscription: id, Created: addPeriods(s.Created, -n, billing.Month, 1)})
+			list = append(list, PastInvoice{Subscription: id, Created: billing.AddPeriods(s.Created, -n, billing.Month, 1)})
 		}
 	}
 	_, err := l.ImportInvoices(ctx, longCustomer, list)

@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/big"
 	"slices"
 	"time"
+
+	"github.com/shopspring/decimal"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 )
@@ -179,27 +182,16 @@ func (s *Subscription) setPeriod(start, end time.Time) {
 	}
 }
 
-// fullLines are the lines for one whole period.
+// fullLines are the lines for one whole period that is paid before it: those of
+// the items that are not metered.
 func (s *Subscription) fullLines(start, end time.Time) []InvoiceLine {
 	lines := make([]InvoiceLine, 0, len(s.Items))
 	for _, it := range s.Items {
-		lines = append(lines, it.line("", fullAmount(it.Price.UnitAmount, it.Quantity), start, end))
+		if it.Price.Meter == "" {
+			lines = append(lines, it.lines("", decimal.NewFromInt(it.Quantity), whole, start, end)...)
+		}
 	}
 	return lines
-}
-
-// line is a line for it; about is "" for a whole period, else "Unused time"
-// or "Remaining time".
-func (it SubscriptionItem) line(about string, amount int64, start, end time.Time) InvoiceLine {
-	name := it.Price.ProductName
-	d := fmt.Sprintf("%d × %s (at %s / %s)", it.Quantity, name, formatAmount(it.Price.UnitAmount, it.Price.Currency), every(it.Price))
-	if about != "" {
-		d = fmt.Sprintf("%s on %d × %s after %s", about, it.Quantity, name, start.Format("2 Jan 2006"))
-	}
-	return InvoiceLine{
-		Description: d, Price: it.Price.ID, Product: it.Price.Product, UnitAmount: it.Price.UnitAmount, Quantity: it.Quantity, Amount: amount,
-		Proration: about != "", SubscriptionItem: it.ID, PeriodStart: start, PeriodEnd: end,
-	}
 }
 
 // itemsAfter works out the items of s after params, and checks them. Items
@@ -231,6 +223,9 @@ func (w *work) itemsAfter(s *Subscription, params []ItemParams) ([]SubscriptionI
 			}
 		}
 		if p.Deleted {
+			if items[i].Price.Meter != "" {
+				return nil, invalid(param("deleted"), "The ledger does not take a metered item away.")
+			}
 			items = slices.Delete(items, i, i+1)
 			continue
 		}
@@ -247,9 +242,18 @@ func (w *work) itemsAfter(s *Subscription, params []ItemParams) ([]SubscriptionI
 			if !price.Active {
 				return nil, invalid(param("price"), "The price specified is inactive. This field only accepts active prices.")
 			}
+			if (price.Meter != "" || items[i].Price.Meter != "") && len(s.Items) > 0 {
+				return nil, invalid(param("price"), "The ledger takes metered prices when a subscription is made, and leaves them as they are then.")
+			}
 			items[i].Price, items[i].Quantity = price, 1
+			if price.Meter != "" {
+				items[i].Quantity = 0
+			}
 		}
 		if p.Quantity != nil {
+			if items[i].Price.Meter != "" {
+				return nil, invalid(param("quantity"), "Quantity should not be specified where the price's usage_type is metered.")
+			}
 			items[i].Quantity = *p.Quantity
 		}
 	}
@@ -327,7 +331,7 @@ func (w *work) revise(s *Subscription, params []ItemParams, behavior ProrationBe
 	}
 	credit := func(it SubscriptionItem) {
 		if behavior == AlwaysInvoice {
-			r.lines = append(r.lines, it.line("Unused time", -proratedAmount(it.Price.UnitAmount, it.Quantity, it.CurrentPeriodStart, it.CurrentPeriodEnd, at), at, it.CurrentPeriodEnd))
+			r.lines = append(r.lines, it.lines("Unused time", decimal.NewFromInt(it.Quantity), new(big.Rat).Neg(it.left(at)), at, it.CurrentPeriodEnd)...)
 		}
 	}
 	for _, old := range s.Items {
@@ -357,7 +361,7 @@ func (w *work) revise(s *Subscription, params []ItemParams, behavior ProrationBe
 			credit(*old)
 		}
 		if behavior == AlwaysInvoice {
-			r.lines = append(r.lines, it.line("Remaining time", proratedAmount(it.Price.UnitAmount, it.Quantity, it.CurrentPeriodStart, it.CurrentPeriodEnd, at), at, it.CurrentPeriodEnd))
+			r.lines = append(r.lines, it.lines("Remaining time", decimal.NewFromInt(it.Quantity), it.left(at), at, it.CurrentPeriodEnd)...)
 		}
 	}
 	return r, nil
@@ -507,7 +511,7 @@ func (w *work) dropPending(s *Subscription) error {
 }
 
 // CancelSubscription ends it now, without proration (DELETE; invoice_now and
-// prorate are false).
+// prorate are false). Usage of the period is not billed then, as at Stripe.
 func (l *Ledger) CancelSubscription(ctx context.Context, c Call, id string) (Subscription, error) {
 	return change(ctx, l, c, "subscription.cancel", id, func(w *work) (Subscription, error) {
 		s, err := get[Subscription](w, "subscription", id)
@@ -584,7 +588,11 @@ func (w *work) subscriptionDue(id string) error {
 		}
 		return w.effect("subscription.pending_update_expire", s.Customer, s.ID)
 	case s.CancelAtPeriodEnd:
-		return w.end(&s, billing.Canceled, "subscription.end")
+		return w.endOfPeriod(&s)
+	}
+	used, err := w.meteredLines(&s)
+	if err != nil {
+		return err
 	}
 	kind := "subscription.renew"
 	if s.Status == billing.Trialing {
@@ -595,7 +603,7 @@ func (w *work) subscriptionDue(id string) error {
 	if err != nil {
 		return err
 	}
-	inv := w.draft(&cus, &s, s.fullLines(s.periodStart(), s.periodEnd()), ReasonSubscriptionCycle)
+	inv := w.draft(&cus, &s, append(s.fullLines(s.periodStart(), s.periodEnd()), used...), ReasonSubscriptionCycle)
 	paid, err := w.issue(&cus, &s, &inv, false, "")
 	if err != nil {
 		return err

@@ -457,7 +457,13 @@ func (l *Ledger) told(ctx context.Context, e Effect) ([]tale, error) {
 		return []tale{one("customer.subscription.pending_update_expired", "subscription", e.Object)}, nil
 	case "subscription.expire":
 		return []tale{one("customer.subscription.updated", "subscription", e.Object)}, nil
-	case "subscription.cancel", "subscription.end", "subscription.end_unpaid":
+	case "credit_grant.create":
+		return []tale{one("billing.credit_grant.created", "billing.credit_grant", e.Object)}, nil
+	case "credit_grant.void", "credit_grant.expire":
+		return []tale{one("billing.credit_grant.updated", "billing.credit_grant", e.Object)}, nil
+	case "subscription.end": // its usage may make a last invoice
+		return l.toldWithInvoice(ctx, e, one("customer.subscription.deleted", "subscription", e.Object))
+	case "subscription.cancel", "subscription.end_unpaid":
 		return []tale{one("customer.subscription.deleted", "subscription", e.Object)}, nil
 	}
 	return nil, nil

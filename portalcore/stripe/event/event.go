@@ -212,7 +212,7 @@ type posted struct {
 // kinds are the objects, beside those of customer.* events, whose changes show
 // on the portal's pages.
 var kinds = []string{
-	"charge", "checkout.session", "credit_note", "customer", "invoice", "invoiceitem", "payment_intent",
+	"billing.credit_grant", "charge", "checkout.session", "credit_note", "customer", "invoice", "invoiceitem", "payment_intent",
 	"payment_method", "setup_intent", "subscription", "subscription_schedule",
 }
 
