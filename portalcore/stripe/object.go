@@ -141,7 +141,11 @@ type price struct {
 		Interval      string `json:"interval"`
 		IntervalCount int    `json:"interval_count"`
 		UsageType     string `json:"usage_type"`
+		Meter         string `json:"meter"`
 	} `json:"recurring"`
+	TiersMode string `json:"tiers_mode"`
+	// Tiers are there where they were expanded, or filled in by setTiers.
+	Tiers []priceTier `json:"tiers"`
 }
 
 // perUnit reports whether a price costs a fixed sum per unit and period, the
@@ -168,6 +172,10 @@ func (p *price) convert(products map[string]product) (billing.Price, error) {
 	maps.Copy(out.Metadata, p.Metadata)
 	if p.Recurring != nil {
 		out.Interval, out.IntervalCount = billing.Interval(p.Recurring.Interval), p.Recurring.IntervalCount
+		out.Metered, out.Meter = p.metered(), p.Recurring.Meter
+	}
+	if err := p.convertTiers(&out); err != nil {
+		return billing.Price{}, err
 	}
 	switch {
 	case p.UnitAmountDecimal != "":
@@ -220,6 +228,7 @@ type subscription struct {
 	PendingUpdate *pendingUpdate        `json:"pending_update"`
 	Schedule      expandable[struct{}]  `json:"schedule"`
 	TestClock     expandable[testClock] `json:"test_clock"`
+	Anchor        stamp                 `json:"billing_cycle_anchor"`
 }
 
 func convertItems(in []subscriptionItem, products map[string]product) ([]billing.Item, error) {

@@ -160,6 +160,8 @@ func (p *Provider) previewChange(ctx context.Context, customerID string, action 
 		switch {
 		case !ok:
 			return billing.Preview{}, notFound(c.Item)
+		case s.Items.Data[i].Price.metered():
+			return billing.Preview{}, refused("not_changeable", c.Item, errors.New("what is used is not chosen"))
 		case changed[c.Item]:
 			return billing.Preview{}, refused("invalid_request", "items", errors.New("an item is named twice"))
 		case c.Quantity < 1 || c.Quantity > billing.MaxQuantity:
@@ -182,7 +184,9 @@ func (p *Provider) previewChange(ctx context.Context, customerID string, action 
 			k := fmt.Sprintf("%s[%d]", prefix, i)
 			f.add(k+"[id]", t.Item)
 			f.add(k+"[price]", t.Price)
-			f.add(k+"[quantity]", itoa(t.Quantity))
+			if !s.Items.Data[i].Price.metered() { // Stripe refuses one for usage
+				f.add(k+"[quantity]", itoa(t.Quantity))
+			}
 		}
 	}
 	now := form{{"customer", customerID}, {"subscription", s.ID}}
@@ -270,6 +274,9 @@ func (p *Provider) previewChange(ctx context.Context, customerID string, action 
 // does not have yet.
 func (p *Provider) newPrices(ctx context.Context, s *subscription, target []billing.ItemChange) (map[string]billing.Price, error) {
 	out := map[string]billing.Price{}
+	if err := p.fillTiers(ctx, s.prices()); err != nil {
+		return nil, err
+	}
 	for i := range s.Items.Data {
 		b, err := s.Items.Data[i].Price.convert(nil)
 		if err != nil {
@@ -330,6 +337,9 @@ func (p *Provider) previewSubscription(ctx context.Context, customerID string, a
 		return billing.Preview{}, refused("not_changeable", s.ID, fmt.Errorf("the subscription is %s, schedule %q", s.Status, s.Schedule.ID))
 	}
 	out := billing.Preview{Action: action, At: at, ObjectVersion: s.version(), Effective: at}
+	if err := p.fillTiers(ctx, s.prices()); err != nil {
+		return billing.Preview{}, err
+	}
 	if out.Items, err = convertItems(s.Items.Data, nil); err != nil {
 		return billing.Preview{}, readFault(ans, err)
 	}
@@ -351,6 +361,11 @@ func (p *Provider) previewSubscription(ctx context.Context, customerID string, a
 			return billing.Preview{}, refused("not_changeable", s.ID, errors.New("the subscription is cancelled already"))
 		}
 		out.Effective = s.periodEnd()
+		if s.renews() && s.metered() { // a last invoice for what was used
+			if out.Next, err = p.upcoming(ctx, s, form{{"subscription_details[cancel_at_period_end]", "true"}}); err != nil {
+				return billing.Preview{}, err
+			}
+		}
 		out.Steps = []billing.Step{newStep(stepCancel, s.ID, form{{"cancel_at_period_end", "true"}}, par)}
 	case billing.Resume:
 		if !cancelling {

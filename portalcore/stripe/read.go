@@ -156,7 +156,7 @@ func (p *Provider) Account(ctx context.Context, id string) (billing.Account, err
 	renewing := make([]*subscription, 0, len(subs))
 	waiting := make([]*subscription, 0, 1)
 	for i := range subs {
-		if subs[i].renews() {
+		if subs[i].bills() {
 			renewing = append(renewing, &subs[i])
 		}
 		if subs[i].PendingUpdate != nil {
@@ -170,10 +170,12 @@ func (p *Provider) Account(ctx context.Context, id string) (billing.Account, err
 	confirm := map[string]string{}
 	var mu sync.Mutex
 	var products map[string]product
+	var tiers map[string]tiering
 	var intents map[string]*paymentIntent
 	second := []func() error{
 		func() (err error) { products, err = p.products(ctx, subs); return err },
 		func() (err error) { intents, err = p.intents(ctx, id, open); return err },
+		func() (err error) { tiers, err = p.readTiers(ctx, pricesOf(subs)); return err },
 	}
 	for i, s := range renewing {
 		second = append(second, func() error {
@@ -194,6 +196,7 @@ func (p *Provider) Account(ctx context.Context, id string) (billing.Account, err
 	if err := parallel(second...); err != nil {
 		return billing.Account{}, err
 	}
+	setTiers(pricesOf(subs), tiers)
 
 	pending := map[string]bool{}
 	for i := range subs {
@@ -602,14 +605,4 @@ func (p *Provider) Search(ctx context.Context, q billing.CustomerQuery) ([]billi
 // Invoice implements billing.Provider.
 func (p *Provider) Invoice(ctx context.Context, customer, invoice string) (billing.InvoiceDetail, error) {
 	return billing.InvoiceDetail{}, notBuilt()
-}
-
-// Usage implements billing.Provider.
-func (p *Provider) Usage(ctx context.Context, customer string, q billing.UsageQuery) (billing.Usage, error) {
-	return billing.Usage{}, notBuilt()
-}
-
-// Balance implements billing.Provider.
-func (p *Provider) Balance(ctx context.Context, customer, cursor string, limit int) (billing.BalancePage, error) {
-	return billing.BalancePage{}, notBuilt()
 }

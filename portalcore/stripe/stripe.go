@@ -95,6 +95,8 @@ type Provider struct {
 	now      func() time.Time
 	timeout  time.Duration
 	webhooks []string
+	tiers    cache[tiering]
+	meters   cache[meter]
 }
 
 // New checks o and returns a Provider. It sends nothing.

@@ -90,7 +90,7 @@ func productOf(p sandbox.Product) object {
 	}
 }
 
-func (v *view) price(p sandbox.Price, expandProduct bool) (any, error) {
+func (v *view) price(p sandbox.Price, expandProduct bool) (object, error) {
 	var product any = p.Product
 	if expandProduct {
 		x, err := v.l.Product(v.ctx, p.Product)
@@ -104,14 +104,16 @@ func (v *view) price(p sandbox.Price, expandProduct bool) (any, error) {
 	if p.UnitAmount.IsInteger() {
 		amount = p.UnitAmount.IntPart()
 	}
-	return object{
+	o := object{
 		"id": p.ID, "object": "price", "created": unix(p.Created), "livemode": false, "active": p.Active,
 		"billing_scheme": "per_unit", "currency": p.Currency, "lookup_key": orNull(p.LookupKey), "nickname": nil,
 		"metadata": metadataOf(p.Metadata), "product": product, "type": "recurring", "tax_behavior": "exclusive",
 		"recurring":   object{"interval": p.Interval, "interval_count": p.IntervalCount, "meter": nil, "usage_type": "licensed"},
 		"unit_amount": amount, "unit_amount_decimal": p.UnitAmount.String(), "tiers_mode": nil, "transform_quantity": nil,
 		"custom_unit_amount": nil,
-	}, nil
+	}
+	tieredOrMetered(p, o)
+	return o, nil
 }
 
 func method(m sandbox.PaymentMethod) object {
@@ -157,11 +159,15 @@ func (v *view) items(sub string, items []sandbox.SubscriptionItem, expandProduct
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, object{
+		o := object{
 			"id": it.ID, "object": "subscription_item", "created": unix(it.Created), "subscription": sub, "price": p,
 			"quantity": it.Quantity, "current_period_start": unix(it.CurrentPeriodStart), "current_period_end": unix(it.CurrentPeriodEnd),
 			"metadata": object{}, "discounts": []any{}, "tax_rates": []any{}, "billing_thresholds": nil,
-		})
+		}
+		if it.Price.Meter != "" {
+			delete(o, "quantity")
+		}
+		out = append(out, o)
 	}
 	return out, nil
 }
@@ -233,10 +239,11 @@ func (v *view) subscription(s sandbox.Subscription, x expansions, at string) (an
 
 func (v *view) invoice(i sandbox.Invoice, x expansions, at string) (any, error) {
 	lines := []any{}
+	var credits []sandbox.LineCredit
 	for _, l := range i.Lines {
 		var taxes []any
 		if l.Tax != 0 {
-			taxes = append(taxes, object{"amount": l.Tax, "tax_behavior": "exclusive", "taxable_amount": l.Amount, "type": "tax_rate_details"})
+			taxes = append(taxes, object{"amount": l.Tax, "tax_behavior": "exclusive", "taxable_amount": l.Amount - creditsOf(l), "type": "tax_rate_details"})
 		}
 		lines = append(lines, object{
 			"id": "il_" + l.ID, "object": "line_item", "description": l.Description, "amount": l.Amount, "currency": i.Currency,
@@ -250,11 +257,13 @@ func (v *view) invoice(i sandbox.Invoice, x expansions, at string) (any, error) 
 				"subscription_item_details": object{"proration": l.Proration, "subscription": i.Subscription, "subscription_item": l.SubscriptionItem},
 			},
 			"taxes": taxes, "metadata": object{}, "discounts": []any{}, "discountable": true,
+			"quantity_decimal": l.QuantityDecimal.String(), "pretax_credit_amounts": pretax(l.Credits),
 		})
+		credits = append(credits, l.Credits...)
 	}
 	taxes := []any{}
 	if i.Tax != 0 {
-		taxes = append(taxes, object{"amount": i.Tax, "tax_behavior": "exclusive", "taxable_amount": i.Subtotal, "type": "tax_rate_details"})
+		taxes = append(taxes, object{"amount": i.Tax, "tax_behavior": "exclusive", "taxable_amount": i.Subtotal - i.Credits, "type": "tax_rate_details"})
 	}
 	id := i.ID
 	var pdf, hosted, ending any
@@ -275,7 +284,8 @@ func (v *view) invoice(i sandbox.Invoice, x expansions, at string) (any, error) 
 		"currency": i.Currency, "description": nil, "due_date": unix(i.DueDate), "period_start": unix(i.PeriodStart),
 		"period_end": unix(i.PeriodEnd), "lines": listOf("/v1/invoices/"+id+"/lines", false, lines),
 		"subtotal": i.Subtotal, "total": i.Total, "total_excluding_tax": i.Total - i.Tax, "total_taxes": taxes,
-		"starting_balance": i.StartingBalance, "ending_balance": ending, "amount_due": i.AmountDue, "amount_paid": i.AmountPaid,
+		"total_pretax_credit_amounts": pretax(credits),
+		"starting_balance":            i.StartingBalance, "ending_balance": ending, "amount_due": i.AmountDue, "amount_paid": i.AmountPaid,
 		"amount_remaining": i.AmountRemaining, "attempt_count": i.AttemptCount, "attempted": i.Attempted,
 		"next_payment_attempt": unix(i.NextPaymentAttempt), "invoice_pdf": pdf, "hosted_invoice_url": hosted,
 		"customer_name": orNull(i.CustomerName), "customer_email": orNull(i.CustomerEmail), "customer_address": addressOf(i.CustomerAddress),
@@ -426,6 +436,9 @@ func (h *handler) draw(ctx context.Context, kind, id string) (any, error) {
 			return nil, err
 		}
 		return v.invoice(i, nil, "")
+	case "billing.credit_grant":
+		g, err := h.l.Grant(ctx, id)
+		return grant(g), err
 	case "payment_intent":
 		p, err := h.l.PaymentIntent(ctx, id)
 		if err != nil {

@@ -54,13 +54,17 @@ func (h *handler) routes() {
 	h.handle("GET /v1/prices", paged(map[string]*spec{
 		"active": flag, "type": oneOf("one_time", "recurring"), "lookup_keys": strs, "product": str,
 	}, "data.product"), listPrices)
-	h.handle("GET /v1/prices/{id}", only("product"), func(v *view, id string, a args, _ sandbox.Call) (any, error) {
+	h.handle("GET /v1/prices/{id}", only("product", "tiers"), func(v *view, id string, a args, _ sandbox.Call) (any, error) {
 		x := a.expansions()
 		p, err := v.l.Price(v.ctx, id)
 		if err != nil {
 			return nil, err
 		}
-		return v.price(p, x["product"])
+		o, err := v.price(p, x["product"])
+		if err == nil && x["tiers"] && len(p.Tiers) > 0 {
+			o["tiers"] = tiers(p.Tiers)
+		}
+		return o, err
 	})
 
 	h.handle("GET /v1/subscriptions", paged(map[string]*spec{
@@ -131,6 +135,8 @@ func (h *handler) routes() {
 		}
 		return v.session(s, x, ""), nil
 	})
+
+	h.usageRoutes()
 
 	h.mux.Handle("/pages/", http.StripPrefix("/pages", h.l.Pages()))
 	h.mux.HandleFunc("GET /files/{id}/{mac}/pdf", h.file)

@@ -8,8 +8,8 @@
 // requests are judged by Stripe's own stripe-mock, proration by an
 // independent oracle, and the rest by an account at Stripe.
 //
-// Where it differs from Stripe on purpose: invoices are never drafts, prices
-// are per unit, updates make their invoice at once (always_invoice) or none,
+// Where it differs from Stripe on purpose: invoices are never drafts, updates
+// make their invoice at once (always_invoice) or none,
 // and an update's metadata is on the subscription also while the update
 // waits.
 package stripetest
