@@ -61,6 +61,7 @@ type World interface {
 	Default(customer, method string)
 	// Subscribe makes another subscription.
 	Subscribe(customer, price string, quantity int64) string
+	UsageWorld
 }
 
 // Customer says what customer to make.
@@ -81,6 +82,8 @@ type Customer struct {
 	Credit int64
 	// TaxPercent, such as "19".
 	TaxPercent string
+	// Metered are the metered prices that are billed for usage as well.
+	Metered []string
 }
 
 // Made is a customer that was made. Ids are "" where there is no such object.
@@ -172,7 +175,7 @@ func Compare(t *testing.T, nameA string, a Transcripts, nameB string, b Transcri
 }
 
 var (
-	idPattern     = regexp.MustCompile(`"(cus|sub|si|in|pm|cs_test|pi|prod)_[A-Za-z0-9]+"`)
+	idPattern     = regexp.MustCompile(`"(cus|sub|si|in|pm|cs_test|pi|prod|credgr|cbtxn|cbtxn_test)_[A-Za-z0-9]+"`)
 	numberPattern = regexp.MustCompile(`"[0-9A-Z]{6,}-(\d{4})"`)
 )
 
@@ -445,6 +448,9 @@ func (l Ledger) Customer(c Customer) Made {
 		for _, price := range slices.Sorted(maps.Keys(c.More)) {
 			q := c.More[price]
 			create.Items = append(create.Items, sandbox.ItemParams{Price: price, Quantity: &q})
+		}
+		for _, price := range c.Metered {
+			create.Items = append(create.Items, sandbox.ItemParams{Price: price})
 		}
 		if c.Trial > 0 {
 			create.TrialEnd = l.Now().Add(c.Trial)
