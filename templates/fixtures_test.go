@@ -377,7 +377,7 @@ func fixtures() map[string]*Page {
 }
 
 var messageKinds = []string{
-	"link_used", "link_expired", "link_invalid", "link_too_soon", "signed_out", "session_ended", "not_signed_in", "not_found", "forbidden", "denied", "changed",
+	"link_used", "link_expired", "link_invalid", "link_too_soon", "signed_out", "session_ended", "not_signed_in", "not_found", "forbidden", "denied", "view_denied", "view_denied_role", "changed",
 	"busy", "bad_request", "too_large", "method_not_allowed", "too_many", "error", "unavailable", "provider_down", "provider_down_nothing_sent", "form_aged", "refused", "sign_out_failed", "unavailable_change",
 }
 

@@ -446,7 +446,8 @@ type Enter struct {
 // Message is a page with a text and one way on: link errors, signed out,
 // errors. Kind is a message key under "message.": "link_used",
 // "link_expired", "link_invalid", "link_too_soon", "signed_out",
-// "session_ended", "not_found", "forbidden", "denied", "changed",
+// "session_ended", "not_found", "forbidden", "denied", "view_denied"
+// (nobody may read it), "view_denied_role" (an owner may), "changed",
 // "busy", "bad_request", "too_large", "method_not_allowed", "too_many",
 // "error", "unavailable", "provider_down", "provider_down_nothing_sent",
 // "not_signed_in" (a first visit, without a link),

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
+	"github.com/portalcore/caddy-billing-portal/portalcore/policy"
 	"github.com/portalcore/caddy-billing-portal/templates"
 )
 
@@ -23,6 +24,9 @@ func (v *visit) balance() {
 	cursor := v.form["cursor"]
 	if !validCursor(cursor) {
 		v.notFound()
+		return
+	}
+	if !v.mayView(policy.ViewBalance) {
 		return
 	}
 	snap, ok := v.account()

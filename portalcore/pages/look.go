@@ -101,7 +101,12 @@ func (v *visit) look(section string, snap account.Snapshot) (*look, bool) {
 		Section: section, SignedIn: true, Customer: customerName(l.acct), ReturnURL: v.backURL(),
 		CancelURL: cancelURL(l.acct), AsOf: l.acct.AsOf, Stale: snap.Stale, Failed: l.acct.Failed,
 		RefreshHref: v.r.URL.Path + "?" + refreshField + "=1",
-		Usage:       hasUsage(l.acct), Balance: true,
+		Usage:       hasUsage(l.acct) && v.views(policy.ViewUsage).Allowed(),
+		Balance:     v.views(policy.ViewBalance).Allowed(),
+	}
+	if !l.page.Balance {
+		// The account is a copy: nobody else sees it without.
+		l.acct.Customer.Balance.Amount = 0
 	}
 	return l, true
 }

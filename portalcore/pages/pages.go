@@ -28,6 +28,7 @@ import (
 	"github.com/portalcore/caddy-billing-portal/portalcore/act"
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 	"github.com/portalcore/caddy-billing-portal/portalcore/link"
+	"github.com/portalcore/caddy-billing-portal/portalcore/policy"
 	"github.com/portalcore/caddy-billing-portal/portalcore/session"
 	"github.com/portalcore/caddy-billing-portal/templates"
 )
@@ -481,7 +482,7 @@ func (v *visit) message(status int, m templates.Message) {
 	}
 	page := &templates.Page{SignedIn: v.signedIn, ReturnURL: back, Body: &m}
 	switch m.Kind {
-	case "error", "unavailable", "unavailable_change", "sign_out_failed", "provider_down", "provider_down_nothing_sent", "refused", "denied", "forbidden":
+	case "error", "unavailable", "unavailable_change", "sign_out_failed", "provider_down", "provider_down_nothing_sent", "refused", "denied", "forbidden", "view_denied", "view_denied_role":
 		// Where a person may have to look it up; every answer's header has it.
 		page.RequestID = v.id
 	}
@@ -490,7 +491,7 @@ func (v *visit) message(status int, m templates.Message) {
 		page.Customer, page.CancelURL = v.knownName(), v.knownCancelURL()
 		if s, ok := v.Corridor.Accounts.Peek(v.sess.Customer); ok {
 			locale = v.locale(s.Account.Customer.Locale)
-			page.Usage = hasUsage(&s.Account)
+			page.Usage = hasUsage(&s.Account) && v.views(policy.ViewUsage).Allowed()
 		}
 	}
 	v.page(status, locale, page)

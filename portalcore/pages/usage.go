@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
+	"github.com/portalcore/caddy-billing-portal/portalcore/policy"
 	"github.com/portalcore/caddy-billing-portal/templates"
 )
 
@@ -185,6 +186,9 @@ func (v *visit) usage() {
 
 // usageLook begins both answers about usage.
 func (v *visit) usageLook() (*look, bool) {
+	if !v.mayView(policy.ViewUsage) {
+		return nil, false
+	}
 	snap, ok := v.account()
 	if !ok {
 		return nil, false

@@ -17,6 +17,8 @@ import (
 	"github.com/shopspring/decimal"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
+	"github.com/portalcore/caddy-billing-portal/portalcore/link"
+	"github.com/portalcore/caddy-billing-portal/portalcore/policy"
 	"github.com/portalcore/caddy-billing-portal/templates"
 )
 
@@ -527,4 +529,42 @@ func FuzzUsageQuery(f *testing.F) {
 			t.Errorf("%q: from %s to %s", query, a.from, a.to)
 		}
 	})
+}
+
+// TestDeniedViews holds that what a policy denies reading is neither shown nor
+// led to, and that the page says who can.
+func TestDeniedViews(t *testing.T) {
+	e, m := meteredEnv(t)
+	e.provider.accounts["cus_a"].Customer.Balance.Amount = -1234
+	e.provider.onBalance = func(string) (billing.BalancePage, error) { panic("asked") }
+	rules := []policy.Rule{{Verdict: policy.Deny, Actions: []string{policy.ViewUsage, policy.ViewBalance}, Roles: []string{policy.Billing}}}
+	pol := must[*policy.Policy](t)(policy.New(rules, nil))
+	e.corridor.Policy = func(string) *policy.Policy { return pol }
+	b := e.signedIn("cus_a", func(c *link.Claims) { c.Role = policy.Billing })
+	for _, path := range []string{"/usage", "/usage.csv", "/balance"} {
+		w := b.get(path)
+		if w.Code != http.StatusForbidden {
+			t.Errorf("%s: %d", path, w.Code)
+		}
+		says(t, w.Body.String(), "You can’t open this page", "Ask an owner of the account.")
+	}
+	for _, path := range []string{"/", "/payment", "/usage"} {
+		if body := b.get(path).Body.String(); strings.Contains(body, `href="/usage"`) || strings.Contains(body, `href="/balance"`) || strings.Contains(body, "12.34") {
+			t.Errorf("%s leads to what is denied, or shows it", path)
+		}
+	}
+	if len(m.asked) != 0 {
+		t.Errorf("asked %v", m.asked)
+	}
+	// The owner's copy of the account is whole.
+	owner := e.signedIn("cus_a")
+	if body := owner.get("/").Body.String(); !strings.Contains(body, "€12.34") || !strings.Contains(body, `href="/usage"`) || !strings.Contains(body, `href="/balance"`) {
+		t.Errorf("the owner does not see it: %s", body)
+	}
+	rules[0].Roles, rules[0].Text = nil, "Ask sales@acme.example."
+	pol = must[*policy.Policy](t)(policy.New(rules, nil))
+	says(t, owner.get("/usage").Body.String(), "You can’t open this page", "Ask sales@acme.example.")
+	rules[0].Text = ""
+	pol = must[*policy.Policy](t)(policy.New(rules, nil))
+	says(t, owner.get("/balance").Body.String(), "Acme doesn’t show this here.")
 }
