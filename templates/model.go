@@ -105,6 +105,7 @@ type Subscription struct {
 	Quantity               int64
 	Total                  billing.Money // price times quantity per period, without tax
 	MoreItems              int           // further items, not shown in Price
+	Metered                bool          // some item is billed by usage
 	PeriodEnd              time.Time
 	TrialEnd               time.Time
 	Ends                   time.Time

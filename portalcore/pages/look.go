@@ -278,6 +278,12 @@ func (l *look) mainItem(items []billing.Item) billing.Item {
 			return it
 		}
 	}
+	// What is billed by usage comes beside a plan.
+	for _, it := range items {
+		if !it.Price.Metered {
+			return it
+		}
+	}
 	if len(items) == 0 {
 		return billing.Item{}
 	}
@@ -340,7 +346,7 @@ func (l *look) subscription(s *billing.Subscription) (templates.Subscription, er
 	it := l.mainItem(s.Items)
 	out := templates.Subscription{
 		ID: s.ID, PlanName: l.planName(s.Items), Status: l.status(s), Price: it.Price, Quantity: it.Quantity,
-		Total: times(it.Price, it.Quantity), MoreItems: max(len(s.Items)-1, 0),
+		Total: times(it.Price, it.Quantity), Metered: metered(s), MoreItems: max(len(s.Items)-1, 0),
 		PeriodEnd: s.PeriodEnd(), TrialEnd: s.TrialEnd, Ends: s.Ends(), Pending: s.Pending,
 		PlanHref: withSubscription(templates.PathPlan, s.ID), CancelHref: withSubscription(pathCancel, s.ID),
 		Change: l.permitSubscription(policy.Request{Action: policy.ChangePlan, AnyDirection: true}, s),

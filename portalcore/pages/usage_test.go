@@ -568,3 +568,20 @@ func TestDeniedViews(t *testing.T) {
 	pol = must[*policy.Policy](t)(policy.New(rules, nil))
 	says(t, owner.get("/balance").Body.String(), "Acme doesn’t show this here.")
 }
+
+// TestPlanWithUsage holds that no price per period is named where only usage is
+// billed, and that usage is named beside one.
+func TestPlanWithUsage(t *testing.T) {
+	e, _ := meteredEnv(t)
+	says(t, e.signedIn("cus_a").get("/").Body.String(), "plus usage", "€76.00 per month")
+	e, _ = meteredEnv(t)
+	s := &e.provider.accounts["cus_a"].Subscriptions[0]
+	s.Items = s.Items[1:]
+	b := e.signedIn("cus_a")
+	for _, path := range []string{"/", "/cancel"} {
+		body := b.get(path).Body.String()
+		says(t, body, "Billed by usage")
+		saysNot(t, body, "€0.00 per month", "plus usage", "0 at")
+	}
+	says(t, b.get("/plan").Body.String(), "Your plan: Calls", "Billed by usage")
+}
