@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -68,6 +69,12 @@ type StripeProvider struct {
 	// https://api.stripe.com.
 	BaseURL string `json:"base_url,omitempty"`
 
+	// RateLimit is the most requests that this process sends to Stripe in a
+	// second under the key; more wait their turn. Tenants with the same key share
+	// it, and the lowest counts; several nodes share what Stripe allows the
+	// account. Default: 25 with a test key, 80 with a live one.
+	RateLimit int `json:"rate_limit,omitempty"`
+
 	// key, secrets and not more are kept of the expanded secrets, unexported, so
 	// that they are never marshalled.
 	key     string
@@ -103,7 +110,7 @@ func (s *StripeProvider) Provision(caddy.Context) (err error) {
 }
 
 func (s *StripeProvider) client(l *zap.Logger) (*stripe.Provider, error) {
-	return stripe.New(stripe.Options{Key: s.key, BaseURL: s.BaseURL, Logger: l, WebhookSecrets: s.secrets})
+	return stripe.New(stripe.Options{Key: s.key, BaseURL: s.BaseURL, Logger: l, WebhookSecrets: s.secrets, RequestsPerSecond: s.RateLimit})
 }
 
 // expandWebhookSecrets reads a provider's webhook secrets through their
@@ -133,7 +140,7 @@ func (s *StripeProvider) OpenProvider(_ context.Context, o ProviderOptions) (Pro
 	if err != nil {
 		return Provider{}, err
 	}
-	return Provider{Provider: p}, nil
+	return Provider{Provider: p, Close: p.Close}, nil
 }
 
 // UnmarshalCaddyfile reads
@@ -141,6 +148,7 @@ func (s *StripeProvider) OpenProvider(_ context.Context, o ProviderOptions) (Pro
 //	stripe {
 //		api_key        {env.STRIPE_RESTRICTED_KEY}
 //		webhook_secret {env.STRIPE_WEBHOOK_SECRET}   # repeatable
+//		rate_limit     25
 //		base_url       http://127.0.0.1:12111
 //	}
 func (s *StripeProvider) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -153,6 +161,18 @@ func (s *StripeProvider) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return secretArg(d, "provider stripe: api_key", func(v string) { s.APIKey = v })
 		}},
 		"base_url": {once, func() error { return oneArg(d, &s.BaseURL) }},
+		"rate_limit": {once, func() error {
+			var v string
+			if err := oneArg(d, &v); err != nil {
+				return err
+			}
+			n, err := strconv.Atoi(v)
+			if err != nil || n < 1 {
+				return d.Errf("provider stripe: rate_limit takes how many requests a second may be sent, like 25, not %q", v)
+			}
+			s.RateLimit = n
+			return nil
+		}},
 		"webhook_secret": {repeated, func() error {
 			return secretArg(d, "provider stripe: webhook_secret", func(v string) { s.WebhookSecrets = append(s.WebhookSecrets, v) })
 		}},

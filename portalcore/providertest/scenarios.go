@@ -64,6 +64,8 @@ var scenarios = map[string]func(*scene){
 	"read/bad cursor":                      readBadCursor,
 	"read/document":                        readDocument,
 	"read/fault":                           readFault,
+	"read/section fails alone":             readSections,
+	"read/rate limit is waited out":        readRateLimit,
 	"read/trial":                           readTrial,
 	"owner/subscription":                   ownerSubscription,
 	"owner/item":                           ownerItem,
@@ -286,7 +288,7 @@ func readDocument(s *scene) {
 
 func readFault(s *scene) {
 	m := s.World.Customer(on(basic))
-	for _, k := range []sandbox.FaultKind{sandbox.FaultTimeoutBefore, sandbox.Fault500Before, sandbox.FaultRateLimit, sandbox.FaultGarbage} {
+	for _, k := range []sandbox.FaultKind{sandbox.FaultTimeoutBefore, sandbox.Fault500Before, sandbox.FaultGarbage} {
 		// Many, as an HTTP client reads again by itself when a kept connection
 		// breaks.
 		s.World.Fault(sandbox.Fault{On: "any", Times: 100, Kind: k})
@@ -637,7 +639,7 @@ func changeNoPrice(s *scene) {
 func changePreviewFault(s *scene) {
 	m := s.World.Customer(on(basic))
 	before := s.effects(m.ID)
-	for _, k := range []sandbox.FaultKind{sandbox.FaultTimeoutBefore, sandbox.FaultTimeoutAfter, sandbox.Fault500Before, sandbox.FaultRateLimit, sandbox.FaultGarbage} {
+	for _, k := range []sandbox.FaultKind{sandbox.FaultTimeoutBefore, sandbox.FaultTimeoutAfter, sandbox.Fault500Before, sandbox.FaultGarbage} {
 		s.World.Fault(sandbox.Fault{On: "preview", Times: 1, Kind: k})
 		_, err := s.Provider.Preview(s.ctx, m.ID, change(m, team, 2), time.Time{})
 		s.fails(string(k), err, billing.Unavailable)

@@ -30,13 +30,14 @@ const (
 
 var (
 	faultKinds = []FaultKind{FaultLatency, FaultTimeoutBefore, FaultTimeoutAfter, Fault500Before, Fault500After, FaultRateLimit, FaultGarbage}
-	faultOps   = []string{"execute", "account", "preview", "any"}
+	faultOps   = []string{"execute", "account", "payment_methods", "invoices", "debts", "upcoming", "preview", "any"}
 )
 
 // Fault is a fault to come.
 type Fault struct {
-	// On is the operation it happens on: "execute", "account" (all reads),
-	// "preview" or "any".
+	// On is the operation it happens on: "execute", "account" (all reads), a
+	// section of an account alone ("payment_methods", "invoices", "debts",
+	// "upcoming"), "preview" or "any".
 	On string
 	// Times is how many operations it happens on, 1 to 1,000.
 	Times int
@@ -83,9 +84,9 @@ func (f *Faults) Clear() {
 	f.list = nil
 }
 
-// Take uses up one fault of operation op ("execute", "account" or "preview"),
-// the oldest first. A nil Faults has none.
-func (f *Faults) Take(op string) (Fault, bool) {
+// Take uses up one fault of an operation, the oldest first. ops are all the
+// names that the operation goes by, but "any". A nil Faults has none.
+func (f *Faults) Take(ops ...string) (Fault, bool) {
 	if f == nil {
 		return Fault{}, false
 	}
@@ -93,7 +94,7 @@ func (f *Faults) Take(op string) (Fault, bool) {
 	defer f.mu.Unlock()
 	for i := range f.list {
 		x := &f.list[i]
-		if x.On != op && x.On != "any" {
+		if x.On != "any" && !slices.Contains(ops, x.On) {
 			continue
 		}
 		taken := *x

@@ -34,8 +34,13 @@ const (
 // refPaymentMethod names the card that a finished card page supplies.
 const refPaymentMethod = "payment_method"
 
-// latestInvoices is how many invoices an Account shows.
-const latestInvoices = 6
+// Bounds of an Account.
+const (
+	latestInvoices      = 6
+	endedSubscriptions  = 10
+	nextRenewals        = 3
+	shownPaymentMethods = 100
+)
 
 // Provider is billing.Provider over a Ledger.
 type Provider struct {
@@ -80,20 +85,30 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// reading lets the faults of a read happen.
-func (p *Provider) reading(ctx context.Context, op string) error {
-	if f, ok := p.faults.Take(op); ok {
+// rateLimited is how often a read is refused for the time being before it
+// gives up.
+const rateLimited = 8
+
+// reading lets the faults of a read happen. ops are its names.
+func (p *Provider) reading(ctx context.Context, ops ...string) error {
+	for attempt := 1; ; attempt++ {
+		f, ok := p.faults.Take(ops...)
+		if !ok {
+			return nil
+		}
 		err := wait(ctx, f.Latency)
 		switch {
-		case f.Kind == FaultRateLimit:
+		case f.Kind == FaultRateLimit && attempt == rateLimited:
 			return &billing.Error{Fault: billing.Unavailable, Code: "rate_limit", Err: errors.New("injected fault")}
+		case f.Kind == FaultRateLimit && err == nil:
+			continue
 		case f.Kind != FaultLatency:
 			return &billing.Error{Fault: billing.Unavailable, Err: fmt.Errorf("injected fault: %s", f.Kind)}
 		case err != nil:
 			return &billing.Error{Fault: billing.Unavailable, Err: err}
 		}
+		return nil
 	}
-	return nil
 }
 
 // readError is the provider's error for a failed read of the ledger.
@@ -176,10 +191,20 @@ func (p *Provider) Find(ctx context.Context, customer string) (billing.Customer,
 	return customerOf(c), nil
 }
 
-// Account implements billing.Provider. It is one snapshot.
+// Account implements billing.Provider. It is one snapshot, but for the sections
+// that a fault takes away.
 func (p *Provider) Account(ctx context.Context, customer string) (billing.Account, error) {
 	if err := p.reading(ctx, "account"); err != nil {
 		return billing.Account{}, err
+	}
+	var failed []billing.Section
+	for _, s := range []billing.Section{billing.SectionDebts, billing.SectionInvoices, billing.SectionPaymentMethods, billing.SectionUpcoming} {
+		if p.reading(ctx, string(s)) != nil {
+			failed = append(failed, s)
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return billing.Account{}, &billing.Error{Fault: billing.Unavailable, Err: err}
 	}
 	a, err := read(ctx, p.ledger, func(w *work) (billing.Account, error) {
 		c, err := get[Customer](w, "customer", customer)
@@ -192,12 +217,21 @@ func (p *Provider) Account(ctx context.Context, customer string) (billing.Accoun
 			return a, err
 		}
 		slices.SortStableFunc(subs, func(x, y Subscription) int { return cmp.Compare(boolInt(x.ended()), boolInt(y.ended())) })
+		if over := slices.IndexFunc(subs, func(s Subscription) bool { return s.ended() }); over >= 0 {
+			subs = subs[:min(len(subs), over+endedSubscriptions)]
+		}
 		for _, s := range subs {
 			b, err := p.subscription(w, s)
 			if err != nil {
 				return a, err
 			}
 			a.Subscriptions = append(a.Subscriptions, b)
+		}
+		slices.SortStableFunc(subs, func(x, y Subscription) int { return x.periodEnd().Compare(y.periodEnd()) })
+		for _, s := range subs {
+			if s.ended() {
+				continue
+			}
 			up, err := w.upcoming(s.ID)
 			if err != nil {
 				return a, err
@@ -205,11 +239,15 @@ func (p *Provider) Account(ctx context.Context, customer string) (billing.Accoun
 			if up != nil {
 				a.Upcoming = append(a.Upcoming, *up)
 			}
+			if len(a.Upcoming) == nextRenewals {
+				break
+			}
 		}
 		slices.SortStableFunc(a.Upcoming, func(x, y billing.Upcoming) int { return x.Due.Compare(y.Due) })
 		if a.PaymentMethods, err = w.methods(customer); err != nil {
 			return a, err
 		}
+		a.PaymentMethods = a.PaymentMethods[:min(len(a.PaymentMethods), shownPaymentMethods)]
 		if a.Debts, err = p.debts(w, customer); err != nil {
 			return a, err
 		}
@@ -224,6 +262,19 @@ func (p *Provider) Account(ctx context.Context, customer string) (billing.Accoun
 		})
 		return a, err
 	})
+	a.Failed = failed
+	for _, s := range failed {
+		switch s {
+		case billing.SectionDebts:
+			a.Debts = nil
+		case billing.SectionInvoices:
+			a.Invoices = nil
+		case billing.SectionPaymentMethods:
+			a.PaymentMethods = nil
+		case billing.SectionUpcoming:
+			a.Upcoming = nil
+		}
+	}
 	return a, readError(err)
 }
 

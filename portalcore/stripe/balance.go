@@ -168,6 +168,7 @@ type part struct {
 // its cursors hold a place in each. Of one moment the balance's entries come
 // first: credits are used up before it.
 func (p *Provider) Balance(ctx context.Context, customerID, at string, limit int) (billing.BalancePage, error) {
+	ctx = forCustomer(ctx, customerID)
 	place, newer, err := parseCursor(at)
 	if err != nil {
 		return billing.BalancePage{}, err

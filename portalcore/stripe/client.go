@@ -103,12 +103,57 @@ type sendError struct {
 func (e *sendError) Error() string { return e.err.Error() }
 func (e *sendError) Unwrap() error { return e.err }
 
-// send makes one request. body is the encoded form: the query of a GET, the
-// body of a POST.
+// send waits for the request's turn and makes it. A read that Stripe has no
+// time for (429) is made again when all may, within its deadline; a change is
+// made once. body is the encoded form: the query of a GET, the body of a POST.
 func (p *Provider) send(ctx context.Context, method, path, body, key string) (*answer, error) {
+	l, t := p.limiter(), turnOf(ctx)
+	if t.customer == "" {
+		t.customer = customerIn(path, body)
+	}
+	queued, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	var last *answer
+	for range maxAttempts {
+		done, err := l.acquire(queued, t)
+		switch {
+		case err != nil && last != nil:
+			return last, nil
+		case err != nil:
+			return nil, &sendError{err: fmt.Errorf("%s %s: waiting for its turn: %w", method, path, err)}
+		}
+		begun := time.Now()
+		a, err := p.sendNow(ctx, t, method, path, body, key)
+		done()
+		if err != nil {
+			return nil, err
+		}
+		if a.status != http.StatusTooManyRequests {
+			l.answered(begun)
+			return a, nil
+		}
+		again, locked := a.again()
+		if !locked {
+			l.refused(begun, a)
+		}
+		if !again || !isRead(method, path) {
+			return a, nil
+		}
+		if last = a; locked {
+			pause(queued, lockPause)
+		}
+	}
+	return last, nil
+}
+
+// sendNow makes one request.
+func (p *Provider) sendNow(ctx context.Context, t turn, method, path, body, key string) (*answer, error) {
 	timeout := p.timeout
-	if key != "" {
+	switch {
+	case !isRead(method, path):
 		timeout = writeTimeout
+	case t.within > 0:
+		timeout = min(timeout, t.within)
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()

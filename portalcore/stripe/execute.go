@@ -22,6 +22,7 @@ func (p *Provider) safeReturn(raw string) bool {
 // it is the customer's, and then sends one POST with the key; nothing else
 // changes anything. See executeFault for what its errors mean.
 func (p *Provider) Execute(ctx context.Context, customerID string, step billing.Step, key string) (billing.Result, error) {
+	ctx = forChange(ctx, customerID)
 	var par params
 	if err := json.Unmarshal(step.Params, &par); err != nil {
 		return billing.Result{}, refused("invalid_request", step.Kind, errors.New("the step's parameters are not this adapter's"))
@@ -284,6 +285,7 @@ func matches(have []subscriptionItem, want []billing.ItemChange) bool {
 // subscription or its pending update, and by the items; the other steps by
 // the state they set, as theirs can be set twice without harm.
 func (p *Provider) Outcome(ctx context.Context, customerID string, step billing.Step, key string, last *billing.Result) (billing.Outcome, billing.Result, error) {
+	ctx = forChange(ctx, customerID)
 	var par params
 	if err := json.Unmarshal(step.Params, &par); err != nil {
 		return billing.OutcomeUnsure, billing.Result{}, refused("invalid_request", step.Kind, errors.New("the step's parameters are not this adapter's"))

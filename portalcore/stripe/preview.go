@@ -105,6 +105,7 @@ func (s *subscription) pays() *paymentMethod {
 
 // Preview implements billing.Provider.
 func (p *Provider) Preview(ctx context.Context, customerID string, action billing.Action, at time.Time) (billing.Preview, error) {
+	ctx = forCustomer(ctx, customerID)
 	switch action.Kind {
 	case billing.ChangePlan:
 		return p.previewChange(ctx, customerID, action, at)

@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
@@ -80,7 +79,7 @@ func (p *Provider) customer(ctx context.Context, id string) (*customer, *answer,
 
 // Find implements billing.Provider.
 func (p *Provider) Find(ctx context.Context, id string) (billing.Customer, error) {
-	c, _, err := p.customer(ctx, id)
+	c, _, err := p.customer(forCustomer(ctx, id), id)
 	if err != nil {
 		return billing.Customer{}, err
 	}
@@ -118,89 +117,65 @@ func (p *Provider) subscriptions(ctx context.Context, customerID string) ([]subs
 	return out, nil
 }
 
-// Account implements billing.Provider. Two stages: customer, subscriptions,
-// payment methods and invoices side by side; then the next invoices, the
-// products' names and the payments of waiting changes side by side.
+// Account implements billing.Provider. What does not depend on another is read
+// side by side. The longest chain is the pages of subscriptions and then, side
+// by side, the next invoices, the products' names and the payments of waiting
+// changes. Without the customer, the subscriptions and their products there is
+// no account; every other section fails alone, and soon.
 //
 // AsOf is the Date header of the customer's answer, or the frozen time of the
 // test clock that the customer stands on.
 func (p *Provider) Account(ctx context.Context, id string) (billing.Account, error) {
+	ctx, cancel := context.WithCancelCause(forCustomer(ctx, id))
+	defer cancel(nil)
 	var (
 		c        *customer
 		at       *answer
-		subs     []subscription
+		subs     subscriptionStage
 		methods  list[paymentMethod]
 		invoices list[invoice]
 		open     []invoice
+		intents  map[string]*paymentIntent
 	)
+	failed := sections{p: p, customer: id}
+	// Without what is needed nobody waits for the rest.
+	needed := func(err error) error {
+		if err != nil {
+			cancel(err)
+		}
+		return err
+	}
 	err := parallel(
-		func() (err error) { c, at, err = p.customer(ctx, id); return err },
-		func() (err error) { subs, err = p.subscriptions(ctx, id); return err },
-		func() error {
+		func() (err error) { c, at, err = p.customer(ctx, id); return needed(err) },
+		func() (err error) { subs, err = p.subscriptionStage(ctx, id, &failed); return needed(err) },
+		failed.section(ctx, billing.SectionPaymentMethods, func(ctx context.Context) error {
 			_, err := p.get(ctx, &methods, form{{"limit", "100"}}, "customers", id, "payment_methods")
 			return err
-		},
-		func() error {
+		}),
+		failed.section(ctx, billing.SectionInvoices, func(ctx context.Context) error {
 			// Drafts are dropped: ask for a few more.
 			_, err := p.get(ctx, &invoices, form{{"customer", id}, {"limit", "10"}}, "invoices")
 			return err
-		},
-		func() (err error) { open, err = p.openInvoices(ctx, id); return err },
+		}),
+		failed.section(ctx, billing.SectionDebts, func(ctx context.Context) (err error) {
+			if open, err = p.openInvoices(ctx, id); err == nil {
+				intents, err = p.intents(ctx, id, open)
+			}
+			return err
+		}),
 	)
 	if err != nil {
+		// The first failure is the reason; what it cancelled is not.
+		if be, ok := errors.AsType[*billing.Error](context.Cause(ctx)); ok {
+			err = be
+		}
 		return billing.Account{}, err
 	}
-	acc := billing.Account{Customer: c.convert(), AsOf: at.now(c.TestClock)}
-
-	subs = bounded(subs)
-	renewing := make([]*subscription, 0, len(subs))
-	waiting := make([]*subscription, 0, 1)
-	for i := range subs {
-		if subs[i].bills() {
-			renewing = append(renewing, &subs[i])
-		}
-		if subs[i].PendingUpdate != nil {
-			waiting = append(waiting, &subs[i])
-		}
-	}
-	slices.SortStableFunc(renewing, func(a, b *subscription) int { return a.periodEnd().Compare(b.periodEnd()) })
-	renewing = renewing[:min(len(renewing), maxUpcoming)]
-
-	upcoming := make([]*billing.Upcoming, len(renewing))
-	confirm := map[string]string{}
-	var mu sync.Mutex
-	var products map[string]product
-	var tiers map[string]tiering
-	var intents map[string]*paymentIntent
-	second := []func() error{
-		func() (err error) { products, err = p.products(ctx, subs); return err },
-		func() (err error) { intents, err = p.intents(ctx, id, open); return err },
-		func() (err error) { tiers, err = p.readTiers(ctx, pricesOf(subs)); return err },
-	}
-	for i, s := range renewing {
-		second = append(second, func() error {
-			u, err := p.upcoming(ctx, s, nil)
-			upcoming[i] = u
-			return err
-		})
-	}
-	for _, s := range waiting {
-		second = append(second, func() error {
-			w, err := p.waiting(ctx, s)
-			mu.Lock()
-			confirm[s.ID] = w.goTo
-			mu.Unlock()
-			return err
-		})
-	}
-	if err := parallel(second...); err != nil {
-		return billing.Account{}, err
-	}
-	setTiers(pricesOf(subs), tiers)
+	acc := billing.Account{Customer: c.convert(), AsOf: at.now(c.TestClock), Failed: failed.names()}
 
 	pending := map[string]bool{}
-	for i := range subs {
-		b, err := subs[i].convert(products, confirm[subs[i].ID])
+	for i := range subs.all {
+		b, err := subs.all[i].convert(subs.products, subs.confirm[subs.all[i].ID])
 		if err != nil {
 			return billing.Account{}, readFault(at, err)
 		}
@@ -209,25 +184,40 @@ func (p *Provider) Account(ctx context.Context, id string) (billing.Account, err
 		}
 		acc.Subscriptions = append(acc.Subscriptions, b)
 	}
-	acc.Debts = p.debts(open, pending, intents)
-	for i := range methods.Data {
-		if m := &methods.Data[i]; m.Customer.ID == id {
-			acc.PaymentMethods = append(acc.PaymentMethods, m.convert())
-		}
+	shareMetadata(acc.Subscriptions)
+	if !acc.Missing(billing.SectionDebts) {
+		acc.Debts = p.debts(open, pending, intents)
 	}
-	for i := range invoices.Data {
-		v := &invoices.Data[i]
-		if v.Customer.ID == id && v.Status != "draft" && len(acc.Invoices) < maxLatest {
-			b := p.withPage(v, v.convert(pending))
-			if i := slices.IndexFunc(acc.Debts, func(d billing.Invoice) bool { return d.ID == b.ID }); i >= 0 {
-				b = acc.Debts[i] // it says how its payment went, too
+	if !acc.Missing(billing.SectionPaymentMethods) {
+		for i := range methods.Data {
+			if m := &methods.Data[i]; m.Customer.ID == id {
+				acc.PaymentMethods = append(acc.PaymentMethods, m.convert())
 			}
-			acc.Invoices = append(acc.Invoices, b)
+		}
+		// The default may be older than the hundred that one list holds.
+		if m := c.InvoiceSettings.DefaultPaymentMethod.Obj; m != nil && m.Customer.ID == id {
+			if _, ok := acc.PaymentMethod(m.ID); !ok {
+				acc.PaymentMethods = append(acc.PaymentMethods, m.convert())
+			}
 		}
 	}
-	for _, u := range upcoming {
-		if u != nil {
-			acc.Upcoming = append(acc.Upcoming, *u)
+	if !acc.Missing(billing.SectionInvoices) {
+		for i := range invoices.Data {
+			v := &invoices.Data[i]
+			if v.Customer.ID == id && v.Status != "draft" && len(acc.Invoices) < maxLatest {
+				b := p.withPage(v, v.convert(pending))
+				if i := slices.IndexFunc(acc.Debts, func(d billing.Invoice) bool { return d.ID == b.ID }); i >= 0 {
+					b = acc.Debts[i] // it says how its payment went, too
+				}
+				acc.Invoices = append(acc.Invoices, b)
+			}
+		}
+	}
+	if !acc.Missing(billing.SectionUpcoming) {
+		for _, u := range subs.upcoming {
+			if u != nil {
+				acc.Upcoming = append(acc.Upcoming, *u)
+			}
 		}
 	}
 	if acc.Customer.Balance.Currency == "" && len(acc.Subscriptions) > 0 {
@@ -253,41 +243,6 @@ func bounded(subs []subscription) []subscription {
 		subs = subs[:live+maxEnded]
 	}
 	return subs
-}
-
-// products reads the products that subscriptions' prices belong to, as far as
-// one list holds them; a page shows the others without a name.
-func (p *Provider) products(ctx context.Context, subs []subscription) (map[string]product, error) {
-	var ids []string
-	note := func(items []subscriptionItem) {
-		for _, it := range items {
-			if id := it.Price.Product.ID; id != "" && it.Price.Product.Obj == nil && !slices.Contains(ids, id) && len(ids) < 100 {
-				ids = append(ids, id)
-			}
-		}
-	}
-	for i := range subs {
-		note(subs[i].Items.Data)
-		if u := subs[i].PendingUpdate; u != nil {
-			note(u.Items)
-		}
-	}
-	out := map[string]product{}
-	if len(ids) == 0 {
-		return out, nil
-	}
-	f := form{{"limit", "100"}}
-	for _, id := range ids {
-		f.add("ids[]", id)
-	}
-	var l list[product]
-	if _, err := p.get(ctx, &l, f, "products"); err != nil {
-		return nil, err
-	}
-	for _, pr := range l.Data {
-		out[pr.ID] = pr
-	}
-	return out, nil
 }
 
 // upcoming previews the next regular invoice of s, changed as change says
@@ -382,6 +337,7 @@ func (p *Provider) safePage(raw string) bool {
 // Invoices implements billing.Provider. A cursor names the invoice at the
 // page's edge; the list is always the customer's own.
 func (p *Provider) Invoices(ctx context.Context, customerID, cursor string, limit int) (billing.InvoicePage, error) {
+	ctx = forCustomer(ctx, customerID)
 	edge, older := "", true
 	if cursor != "" {
 		b, err := base64.RawURLEncoding.DecodeString(cursor)
@@ -483,6 +439,7 @@ func (p *Provider) invoice(ctx context.Context, customerID, id string) (*invoice
 // time, as it expires; the file is fetched without the key, from allow-listed
 // hosts only, over at most three redirects.
 func (p *Provider) Document(ctx context.Context, customerID string, ref billing.DocumentRef) (billing.Document, error) {
+	ctx = forCustomer(ctx, customerID)
 	id := ref.Invoice
 	v, err := p.invoice(ctx, customerID, id)
 	if err != nil {

@@ -9,7 +9,9 @@
 // its errors do not say. What the requests look like is held against Stripe's
 // own stripe-mock, whose API version must equal Version.
 //
-// Retrying is the journal's business: this package sends every request once.
+// Retrying a change is the journal's business: this package sends it once. A
+// read that Stripe has no time for (429) waits and is sent again. All requests
+// under one key go through one limiter; see Options.RequestsPerSecond.
 //
 // Source of the API's rules: https://docs.stripe.com/api and
 // https://docs.stripe.com/error-low-level.
@@ -23,6 +25,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -70,6 +73,13 @@ type Options struct {
 	// Timeout bounds one read. Default 30 s, at most 80 s. Changes always have
 	// 80 s, as giving up early only makes their outcome unknown.
 	Timeout time.Duration
+	// RequestsPerSecond is the most that this process sends under Key in a
+	// second; what is above waits, customers in turn, changes before reads.
+	// Providers with the same Key and BaseURL share it, and the lowest counts.
+	// Several nodes share what Stripe allows the account: give each its part.
+	// Default: 25 with a test key, 80 with a live one, and the most that can be
+	// set, 10,000, where BaseURL is on a loopback host.
+	RequestsPerSecond int
 	// WebhookSecrets are the signing secrets (whsec_…) of the endpoint that
 	// Stripe posts events to; two while one is rolled over. They are never
 	// logged and never part of an error. Default: none, and ParseEvent says
@@ -97,6 +107,12 @@ type Provider struct {
 	webhooks []string
 	tiers    cache[tiering]
 	meters   cache[meter]
+	rate     int
+
+	mu    sync.Mutex
+	limit *limiter // nil before the first request
+
+	known products
 }
 
 // New checks o and returns a Provider. It sends nothing.
@@ -127,11 +143,25 @@ func New(o Options) (*Provider, error) {
 			return nil, errors.New("stripe: a webhook secret must be the signing secret of the endpoint (whsec_…); copy it from the dashboard's webhooks page")
 		}
 	}
+	if o.RequestsPerSecond < 0 || o.RequestsPerSecond > maxRate {
+		return nil, fmt.Errorf("stripe: the requests per second must be between 1 and %d", maxRate)
+	}
 	p := &Provider{
+		rate:     o.RequestsPerSecond,
+		known:    products{by: map[string]readProduct{}, reading: map[string]*productRead{}},
 		webhooks: slices.Clone(o.WebhookSecrets),
 		key:      o.Key, base: u.Scheme + "://" + u.Host, loopback: loop, live: mode == "live",
 		log: o.Logger, now: o.Now, timeout: o.Timeout,
 		hosts: append(slices.Clone(DefaultFilesHosts), o.FilesHosts...),
+	}
+	switch {
+	case p.rate > 0:
+	case loop:
+		p.rate = maxRate
+	case p.live:
+		p.rate = defaultLiveRate
+	default:
+		p.rate = defaultTestRate
 	}
 	for i, h := range p.hosts {
 		p.hosts[i] = strings.ToLower(h)
@@ -159,8 +189,10 @@ func New(o Options) (*Provider, error) {
 	return p, nil
 }
 
-// Close drops idle connections.
+// Close drops idle connections and p's part in the limiter of its key. What is
+// on its way goes on.
 func (p *Provider) Close() error {
+	p.leave()
 	p.api.CloseIdleConnections()
 	return nil
 }

@@ -413,7 +413,7 @@ func TestAccountChain(t *testing.T) {
 	p, _ := open(t, f, stripe.Options{})
 	var a billing.Account
 	took := time.Hour
-	for range 3 { // the machine may be busy once, the chain is always the same
+	for round := range 3 { // the machine may be busy once, the chain is always the same
 		f.seen = nil
 		start := time.Now()
 		var err error
@@ -421,12 +421,16 @@ func TestAccountChain(t *testing.T) {
 			t.Fatal(err)
 		}
 		took = min(took, time.Since(start))
+		// The product's name is known for a while.
+		if want := map[bool]int{true: 9, false: 8}[round == 0]; len(f.seen) != want {
+			t.Errorf("%d requests, want %d", len(f.seen), want)
+		}
 	}
 	if limit := delay * 24 / 10; took > limit {
 		t.Errorf("took %s, the limit is %s", took, limit)
 	}
-	if len(f.seen) != 9 || len(a.Subscriptions) != 6 || len(a.Upcoming) != 3 || a.Subscriptions[0].Items[0].Price.ProductName != "Team" {
-		t.Errorf("%d requests, %d subscriptions, %d upcoming, %+v", len(f.seen), len(a.Subscriptions), len(a.Upcoming), a.Subscriptions[0].Items[0].Price)
+	if len(a.Subscriptions) != 6 || len(a.Upcoming) != 3 || a.Subscriptions[0].Items[0].Price.ProductName != "Team" {
+		t.Errorf("%d subscriptions, %d upcoming, %+v", len(a.Subscriptions), len(a.Upcoming), a.Subscriptions[0].Items[0].Price)
 	}
 	if want := time.Date(2026, 3, 2, 10, 0, 0, 0, time.UTC); !a.AsOf.Equal(want) {
 		t.Errorf("as of %s, the Date header says %s", a.AsOf, want)

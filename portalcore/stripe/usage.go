@@ -250,6 +250,7 @@ func (p *Provider) meter(ctx context.Context, id string) (meter, error) {
 // the whole days, and the part of the last one.
 // Source: https://docs.stripe.com/api/billing/meter-event-summary/list.
 func (p *Provider) Usage(ctx context.Context, customerID string, q billing.UsageQuery) (billing.Usage, error) {
+	ctx = forCustomer(ctx, customerID)
 	if err := q.Check(); err != nil {
 		return billing.Usage{}, err
 	}

@@ -97,15 +97,24 @@ func (h *handler) handle(pattern string, params map[string]*spec, fn call) {
 	h.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { h.serve(w, r, params, fn) })
 }
 
-// operation is what a fault names a call by.
-func operation(r *http.Request) string {
-	switch {
-	case strings.HasSuffix(r.URL.Path, "/create_preview"):
-		return "preview"
-	case r.Method == http.MethodGet:
-		return "account"
+// operations are what faults name a call by: its own name, and what it is one
+// of. An account previews its subscriptions as they are, without details.
+func operations(r *http.Request, body []byte) []string {
+	switch path := r.URL.Path; {
+	case strings.HasSuffix(path, "/create_preview") && bytes.Contains(body, []byte("subscription_details")):
+		return []string{"preview"}
+	case strings.HasSuffix(path, "/create_preview"):
+		return []string{"upcoming", "preview"}
+	case r.Method != http.MethodGet:
+		return []string{"execute"}
+	case strings.HasSuffix(path, "/payment_methods"):
+		return []string{"payment_methods", "account"}
+	case strings.HasSuffix(path, "/invoices") && r.URL.Query().Get("status") == "open":
+		return []string{"debts", "account"}
+	case strings.HasSuffix(path, "/invoices"):
+		return []string{"invoices", "account"}
 	}
-	return "execute"
+	return []string{"account"}
 }
 
 func (h *handler) serve(w http.ResponseWriter, r *http.Request, params map[string]*spec, fn call) {
@@ -131,7 +140,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, params map[strin
 		h.write(w, r, answerOf(invalid("", "", "This test server speaks version %s only, not %q.", Version, v)))
 		return
 	}
-	fault, latency := h.take(r)
+	fault, latency := h.take(r, body)
 	// What went wrong after the change takes its time after the change, too.
 	after := fault == sandbox.FaultTimeoutAfter || fault == sandbox.Fault500After || fault == sandbox.FaultGarbage
 	if !after {
@@ -285,8 +294,8 @@ func (h *handler) file(w http.ResponseWriter, r *http.Request) {
 }
 
 // take uses up a fault and returns its kind and how long it takes.
-func (h *handler) take(r *http.Request) (sandbox.FaultKind, time.Duration) {
-	f, ok := h.faults.Take(operation(r))
+func (h *handler) take(r *http.Request, body []byte) (sandbox.FaultKind, time.Duration) {
+	f, ok := h.faults.Take(operations(r, body)...)
 	if !ok {
 		return "", 0
 	}
