@@ -235,7 +235,11 @@ func TestEventsAgainstStripe(t *testing.T) {
 	do(cs, err)
 	do(w.Ledger.UpdateCustomer(bg, sandbox.Call{}, m.ID, sandbox.CustomerParams{DefaultPaymentMethod: &cs.PaymentMethod}))
 	w.Advance(40 * 24 * time.Hour) // a renewal that is not paid, to the end
-	wait("product.created", "price.created", "customer.created", "customer.updated", "payment_method.attached", "customer.subscription.created",
+	do(w.Ledger.DetachPaymentMethod(bg, sandbox.Call{}, cs.PaymentMethod))
+	w.Default(m.ID, w.Method(m.ID, providertest.SEPAWorks))
+	w.Subscribe(m.ID, "price_b", 100)
+	wait("payment_intent.processing")
+	wait("product.created", "price.created", "customer.created", "customer.updated", "payment_method.attached", "payment_method.detached", "customer.subscription.created",
 		"customer.subscription.updated", "invoice.paid", "payment_intent.payment_failed", "invoice.payment_failed",
 		"customer.subscription.pending_update_expired", "invoice.voided", "payment_intent.succeeded", "setup_intent.succeeded",
 		"checkout.session.completed", "checkout.session.expired", "customer.subscription.deleted")

@@ -250,6 +250,52 @@ func TestPages(t *testing.T) {
 	}
 }
 
+// An open invoice has a page where it is paid by hand, with any payment method
+// that is not kept.
+func TestPayPage(t *testing.T) {
+	d := newDesk(t)
+	srv := httptest.NewServer(d.Pages())
+	defer srv.Close()
+	d.Provider = sandbox.NewProvider(d.Ledger, nil, sandbox.ProviderOptions{Pages: srv.URL})
+	debt := d.account("cus_pastdue").Debts[0]
+	pay := func(number string) (*http.Response, string) {
+		return browse(t, "POST", debt.PaymentPage, url.Values{"do": {"pay"}, "card": {number}})
+	}
+	r, body := browse(t, "GET", debt.PaymentPage, nil)
+	if r.StatusCode != 200 || !strings.Contains(body, debt.Number) || !strings.Contains(body, "$20.00") || !strings.Contains(body, `id="account0"`) {
+		t.Fatalf("%d %s", r.StatusCode, body)
+	}
+	for number, problem := range map[string]string{declines: "Your card was declined.", refuses: "Your card was declined.", "4000000000000069": "Your card has expired.", "4111111111111111": "test cards only"} {
+		if r, body = pay(number); r.StatusCode != 422 || !strings.Contains(body, problem) || !strings.Contains(body, debt.Number) {
+			t.Errorf("%s: %d %s", number, r.StatusCode, body)
+		}
+	}
+	if r, body = pay(asks); r.StatusCode != 200 || !strings.Contains(body, "Confirm your payment") {
+		t.Errorf("%d %s", r.StatusCode, body)
+	}
+	if v := d.account("cus_pastdue").Debts[0]; v.Failure != "authentication_required" || v.AmountRemaining != debt.AmountRemaining {
+		t.Errorf("%+v", v)
+	}
+	if r, body = pay("DE89370400440532013000"); r.StatusCode != 200 || !strings.Contains(body, "on its way") {
+		t.Errorf("%d %s", r.StatusCode, body)
+	}
+	if r, body = pay(works); r.StatusCode != 200 || !strings.Contains(body, "on its way") {
+		t.Errorf("paid twice: %d %s", r.StatusCode, body)
+	}
+	before := len(d.account("cus_pastdue").PaymentMethods)
+	d.advance(5 * 24 * time.Hour)
+	a := d.account("cus_pastdue")
+	if len(a.Debts) != 0 || len(a.PaymentMethods) != before || a.Subscriptions[0].Status != billing.Active {
+		t.Errorf("%+v", a)
+	}
+	if r, body = browse(t, "GET", debt.PaymentPage, nil); r.StatusCode != 200 || !strings.Contains(body, "is confirmed") {
+		t.Errorf("%d %s", r.StatusCode, body)
+	}
+	if r, _ = browse(t, "POST", srv.URL+"/confirm/pi_x", url.Values{"do": {"pay"}, "card": {works}}); r.StatusCode != 404 {
+		t.Errorf("%d", r.StatusCode)
+	}
+}
+
 func TestConfirmPage(t *testing.T) {
 	for _, do := range []string{"confirm", "decline"} {
 		d := newDesk(t)

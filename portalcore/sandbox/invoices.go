@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -404,6 +405,54 @@ func (l *Ledger) PayInvoice(ctx context.Context, c Call, id string, p PayParams)
 		}
 		return inv, w.effect("invoice.pay", inv.Customer, inv.ID)
 	})
+}
+
+// PayByHand is what the customer does on the page of an invoice: it is paid with
+// a payment method that is not kept. CardError as PayInvoice, but for a card that
+// asks: there the payment requires action. The payment intent is returned with
+// an error as well, where there is one.
+func (l *Ledger) PayByHand(ctx context.Context, c Call, intent string, p CardParams) (PaymentIntent, error) {
+	pi, err := change(ctx, l, c, "invoice.pay_by_hand", []any{intent, p.known()}, func(w *work) (PaymentIntent, error) {
+		pi, err := get[PaymentIntent](w, "payment_intent", intent)
+		if err != nil {
+			return pi, err
+		}
+		inv, err := w.openInvoice(pi.Invoice)
+		if err != nil {
+			return pi, err
+		}
+		pm, card, err := p.card(w.now)
+		switch {
+		case err != nil:
+			return pi, err
+		case inv.Processing:
+			return pi, processing()
+		case card.Declined:
+			return pi, &Error{Status: 402, Type: CardError, Code: "card_declined", DeclineCode: "generic_decline", Message: "Your card was declined."}
+		case pm.debit() && inv.ForPendingUpdate:
+			return pi, invalid("card", "A bank debit takes longer than the change waits for its payment.")
+		}
+		pm.ID, pm.Created = w.id("pm"), w.now
+		if err := write(w.tx, "payment_method", pm.ID, pm); err != nil {
+			return pi, err
+		}
+		paid, err := w.pay(&inv, pm.ID, true, "")
+		if err != nil {
+			return pi, err
+		}
+		if pi, err = get[PaymentIntent](w, "payment_intent", intent); err != nil {
+			return pi, err
+		}
+		if !paid && !inv.Processing && pi.Status != RequiresAction {
+			return pi, w.cardError(&inv)
+		}
+		return pi, w.effect("invoice.pay", inv.Customer, inv.ID)
+	})
+	if err == nil {
+		return pi, nil
+	}
+	pi, rerr := l.PaymentIntent(ctx, intent)
+	return pi, cmp.Or(rerr, err)
 }
 
 // processing refuses what would touch a payment that is on its way.

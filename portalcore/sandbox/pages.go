@@ -24,14 +24,16 @@ var (
 // page is what the templates show.
 type page struct {
 	Title, Error, Text, Target string
-	Cards                      []shownCard
+	Cards, Accounts            []shownCard
 	Seller, Amount, Last4      string
+	Number                     string // of the invoice
 }
 
 type shownCard struct{ Number, Grouped, Text string }
 
-// Pages are the sandbox's own pages, where a customer enters a card
-// (card/{checkout session}) or confirms a payment (confirm/{payment intent}).
+// Pages are the sandbox's own pages, where a customer enters a card or an account
+// (card/{checkout session}), and pays an invoice or confirms its payment
+// (confirm/{payment intent}).
 // They stand for the provider's hosted pages: whoever knows the id in the URL
 // may use it, and nothing else is shown. Mount them with http.StripPrefix; all
 // their links are relative.
@@ -108,11 +110,27 @@ func (l *Ledger) leave(rw http.ResponseWriter, r *http.Request, target, title st
 }
 
 func cardPage(problem string) page {
-	p := page{Title: "Add a card", Error: problem}
-	for _, c := range TestCards {
+	p := page{Title: "Add a card", Error: problem, Accounts: shown(TestAccounts)}
+	p.Cards = shown(TestCards)
+	return p
+}
+
+func shown(known []TestCard) []shownCard {
+	var list []shownCard
+	for _, c := range known {
 		n := c.Number
-		p.Cards = append(p.Cards, shownCard{Number: n, Grouped: strings.Join([]string{n[:4], n[4:8], n[8:12], n[12:]}, " "), Text: c.Text})
+		if len(n) == 16 && c.Type == "" {
+			n = strings.Join([]string{n[:4], n[4:8], n[8:12], n[12:]}, " ")
+		}
+		list = append(list, shownCard{Number: c.Number, Grouped: n, Text: c.Text})
 	}
+	return list
+}
+
+// payPage is where a customer pays an invoice by hand.
+func payPage(pi PaymentIntent, number, problem string) page {
+	p := cardPage(problem)
+	p.Title, p.Seller, p.Amount, p.Number = "Pay an invoice", seller, formatMinor(pi.Amount, pi.Currency), number
 	return p
 }
 
@@ -170,6 +188,16 @@ func (l *Ledger) showConfirm(rw http.ResponseWriter, r *http.Request) {
 	if pi.Status != RequiresAction {
 		title := "There is nothing to confirm"
 		switch {
+		case pi.Status == RequiresPaymentMethod && pi.LastErrorCode != "payment_intent_authentication_failure":
+			inv, err := l.Invoice(r.Context(), pi.Invoice)
+			if err != nil {
+				l.failed(rw, err)
+				return
+			}
+			l.render(rw, http.StatusOK, "pay", payPage(pi, inv.Number, ""))
+			return
+		case pi.Status == PaymentProcessing:
+			title = "The payment is on its way"
 		case pi.Status == PaymentSucceeded:
 			title = "The payment is confirmed"
 		case pi.LastErrorCode == "payment_intent_authentication_failure":
@@ -188,6 +216,10 @@ func (l *Ledger) showConfirm(rw http.ResponseWriter, r *http.Request) {
 
 func (l *Ledger) answerConfirm(rw http.ResponseWriter, r *http.Request) {
 	do := r.PostFormValue("do")
+	if do == "pay" {
+		l.payByHand(rw, r)
+		return
+	}
 	if do != "confirm" && do != "decline" {
 		l.showConfirm(rw, r)
 		return
@@ -199,4 +231,22 @@ func (l *Ledger) answerConfirm(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	l.showConfirm(rw, r) // says what it is now, also where somebody was faster
+}
+
+func (l *Ledger) payByHand(rw http.ResponseWriter, r *http.Request) {
+	pi, err := l.PayByHand(r.Context(), Call{}, r.PathValue("id"), CardParams{Number: r.PostFormValue("card")})
+	e, refused := errors.AsType[*Error](err)
+	switch {
+	case refused && (e.Type == CardError || e.Code == "incorrect_number" || e.Code == "parameter_invalid"):
+		inv, ierr := l.Invoice(r.Context(), pi.Invoice)
+		if ierr != nil {
+			l.failed(rw, ierr)
+			return
+		}
+		l.render(rw, http.StatusUnprocessableEntity, "pay", payPage(pi, inv.Number, e.Message))
+	case err != nil && (!refused || e.Code == "resource_missing"):
+		l.failed(rw, err)
+	default:
+		l.showConfirm(rw, r) // says what it is now, also where somebody was faster
+	}
 }

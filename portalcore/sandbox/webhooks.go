@@ -387,11 +387,15 @@ func (w *Webhooks) make(ctx context.Context, draw func(context.Context, string, 
 			return nil, fmt.Errorf("drawing %s %s: %w", x.object, x.id, err)
 		}
 	}
+	data := map[string]any{"object": o}
+	if x.kind == "payment_method.detached" { // the object does not say any more whose it was
+		data["previous_attributes"] = map[string]any{"customer": x.customer}
+	}
 	made := &work{seed: sha256.Sum256(fmt.Appendf(nil, "%s %d %d", w.seed, e.Seq, n))}
 	id := made.id("evt")
 	body, err := json.Marshal(map[string]any{
 		"id": id, "object": "event", "api_version": apiVersion, "created": e.Time.Unix(), "livemode": false, "pending_webhooks": 1,
-		"request": map[string]any{"id": nil, "idempotency_key": orNil(e.IdempotencyKey)}, "type": x.kind, "data": map[string]any{"object": o},
+		"request": map[string]any{"id": nil, "idempotency_key": orNil(e.IdempotencyKey)}, "type": x.kind, "data": data,
 	})
 	if err != nil {
 		return nil, err
