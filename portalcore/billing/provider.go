@@ -188,7 +188,7 @@ type Error struct {
 	// Code is a stable word: "card_declined", "insufficient_funds",
 	// "expired_card", "authentication_required", "currency_mismatch",
 	// "rate_limit", "not_changeable", "invalid_request", "in_use",
-	// "last_payment_method", "tax_id_invalid", "not_ready".
+	// "last_payment_method", "payment_method_required", "tax_id_invalid", "not_ready".
 	Code string
 	// Param names the object or parameter, for logs and messages at a field.
 	Param string
