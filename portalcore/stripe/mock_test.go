@@ -98,7 +98,9 @@ func (o *owner) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	o.expansions(r, body, v)
 	own(v)
 	if o.edit != nil {
+		o.mu.Lock()
 		o.edit(r.URL.Path, v)
+		o.mu.Unlock()
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(v)
