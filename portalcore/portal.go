@@ -23,6 +23,7 @@ import (
 	"github.com/portalcore/caddy-billing-portal/portalcore/account"
 	"github.com/portalcore/caddy-billing-portal/portalcore/act"
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
+	"github.com/portalcore/caddy-billing-portal/portalcore/invoices"
 	"github.com/portalcore/caddy-billing-portal/portalcore/journal"
 	"github.com/portalcore/caddy-billing-portal/portalcore/link"
 	"github.com/portalcore/caddy-billing-portal/portalcore/outbox"
@@ -43,6 +44,8 @@ const (
 	startRecoveryAtMost = time.Minute
 	// deliverEvery is how often events are looked for that are due.
 	deliverEvery = time.Second
+	// indexEvery is how often work on the invoice indexes is looked for.
+	indexEvery = 5 * time.Second
 	// quietFor is how long the same failure of background work is not logged
 	// again.
 	quietFor = time.Minute
@@ -80,12 +83,14 @@ type Portal struct {
 	host      string // of the origin
 	webhook   *webhook.Handler
 	outbox    *outbox.Outbox // nil without a URL
+	invoices  *invoices.Index
 
 	// settled is set where an event may have been put and delivery was not woken
 	// yet.
 	settled     atomic.Bool
 	wakeRecover chan struct{}
 	wakeDeliver chan struct{}
+	wakeIndex   chan struct{}
 }
 
 // ownKeys are the portal's signing keys with the trust that is built on them.
@@ -115,7 +120,7 @@ func New(o Options) (*Portal, error) {
 	_, host, _ := strings.Cut(t.Origin, "://")
 	p := &Portal{
 		opt: o, tenant: t, log: o.Logger, policies: policies, host: host,
-		wakeRecover: make(chan struct{}, 1), wakeDeliver: make(chan struct{}, 1),
+		wakeRecover: make(chan struct{}, 1), wakeDeliver: make(chan struct{}, 1), wakeIndex: make(chan struct{}, 1),
 	}
 	p.journal = &journal.Journal{
 		Store: o.Store, Tenant: t.Name, Now: o.Now, Process: o.Process, Exclusive: o.ExclusiveStore,
@@ -131,9 +136,16 @@ func New(o Options) (*Portal, error) {
 		}
 		p.journal.Settled = p.putEvent
 	}
+	p.invoices, err = invoices.New(invoices.Options{
+		Store: o.Store, Tenant: t.Name, Provider: o.Provider, Now: o.Now, Process: cmp.Or(o.Process, "portal"),
+		Wake: func() { wake(p.wakeIndex) }, Log: o.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
 	p.webhook, err = webhook.New(webhook.Options{
 		Store: o.Store, Tenant: t.Name, Parse: o.Provider.ParseEvent, Wake: p.journal.Wake,
-		Recover: func() { wake(p.wakeRecover) }, Now: o.Now, Rand: o.Rand, Log: o.Logger,
+		Invoice: p.invoices.Note, Recover: func() { wake(p.wakeRecover); wake(p.wakeIndex) }, Now: o.Now, Rand: o.Rand, Log: o.Logger,
 	})
 	if err != nil {
 		return nil, err
@@ -174,7 +186,7 @@ func New(o Options) (*Portal, error) {
 	p.pages, err = pages.New(pages.Options{
 		Origin: t.Origin, ReturnTo: t.ReturnTo, AlwaysAsk: t.Entry == EntryConfirm,
 		Trust: func() *link.Trust { return p.keys.Load().trust }, Sessions: p.sessions, Corridor: p.corridor,
-		Renderer: renderer, Logo: t.Brand.Logo, LogoType: t.Brand.LogoType,
+		Renderer: renderer, Invoices: p.invoices, Logo: t.Brand.Logo, LogoType: t.Brand.LogoType,
 		Now: o.Now, Rand: o.Rand, Log: o.Logger, SkipAccessLog: o.SkipAccessLog,
 	})
 	if err != nil {
@@ -336,6 +348,7 @@ func (p *Portal) Run(ctx context.Context) {
 			})
 		})
 	}
+	loops.Go(func() { p.every(ctx, indexEvery, p.wakeIndex, func() error { return p.index(ctx) }) })
 	loops.Go(func() { p.every(ctx, sweepEvery, nil, func() error { return p.sweep(ctx) }) })
 	loops.Go(func() { p.every(ctx, rotateEvery, nil, func() error { return p.loadKeys(ctx) }) })
 	resolving := complaints{log: p.log}
@@ -347,6 +360,16 @@ func (p *Portal) Run(ctx context.Context) {
 			resolving.told(ctx, p.resolve(ctx))
 		}
 	}
+}
+
+// index reads invoices for the indexes that want some, and goes on at once where
+// there may be more to read.
+func (p *Portal) index(ctx context.Context) error {
+	more, err := p.invoices.Work(ctx)
+	if more && err == nil {
+		wake(p.wakeIndex)
+	}
+	return err
 }
 
 // recovery is the loop that recovers.

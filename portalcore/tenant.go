@@ -134,7 +134,7 @@ var (
 )
 
 // reservedNames are the first words of keys that belong to no one tenant.
-var reservedNames = []string{"work", "outbox"}
+var reservedNames = []string{"work", "outbox", "invoices"}
 
 // checkTenant checks t, fills its defaults in and compiles its policies.
 func checkTenant(t Tenant) (Tenant, map[string]*policy.Policy, error) {

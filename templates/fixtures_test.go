@@ -134,6 +134,40 @@ func outside(body any) *Page {
 	return &Page{ReturnURL: "https://app.acme.example/settings", RequestID: "req_8f2c", Body: body}
 }
 
+func search() *InvoiceSearch {
+	return &InvoiceSearch{
+		Years: []int{2026, 2025}, Statuses: []string{"open", "overdue", "paid", "void", "uncollectible"},
+		Subscriptions: []SubscriptionChoice{{ID: "sub_1", Name: "Team"}, {ID: "sub_2", Name: "Archive", Since: day(1, 1)}},
+	}
+}
+
+// detail is an invoice with everything that its page can show.
+func detail() billing.InvoiceDetail {
+	v := invoices[1]
+	v.SendInvoice, v.DueDate, v.Subtotal, v.Tax = true, day(5, 1), eur(4900), eur(980)
+	v.AmountPaid = eur(3000)
+	v.Lines = []billing.Line{
+		{Description: "4 × Team (at €12.25 / month)", Quantity: 4, Amount: eur(5400), PeriodStart: day(4, 1), PeriodEnd: day(5, 1)},
+		{Description: "Unused time on Basic", Amount: eur(-300), Proration: true},
+	}
+	return billing.InvoiceDetail{
+		Invoice: v, Name: northwind.Name, Email: northwind.Email, Address: northwind.Address,
+		TaxIDs: []billing.TaxID{{Type: "gb_vat", Value: "GB123456789"}}, Fields: []billing.InvoiceField{{Name: "PO number", Value: "4711"}},
+		Discounts: []billing.Line{{Description: "Spring 10 %", Amount: eur(-200)}}, MoreLines: true,
+		TaxLines:    []billing.TaxLine{{Name: "VAT", Percent: "20", Amount: eur(980), Taxable: eur(4900)}, {Percent: "8.875", Inclusive: true, Amount: eur(12)}},
+		FromBalance: eur(1200), FromCredits: eur(500),
+		Payments: []billing.Payment{
+			{ID: "pi_3", Time: day(4, 3), Amount: eur(2880), Status: billing.PaymentFailed, Method: visa, Failure: "insufficient_funds"},
+			{ID: "pi_2", Time: day(4, 2), Amount: eur(2880), Status: billing.PaymentFailed, Failure: "no such code"},
+			{ID: "pi_1", Time: day(4, 1), Amount: eur(3000), Status: billing.PaymentSucceeded, Method: debit},
+		},
+		CreditNotes: []billing.CreditNote{
+			{ID: "cn_1", Number: "INV-103-CN-01", Created: day(4, 5), Reason: "order_change", Total: eur(500), HasDocument: true},
+			{ID: "cn_0", Created: day(4, 4), Reason: "duplicate", Total: eur(100), Void: true},
+		},
+	}
+}
+
 // fixtures are all pages in all their states, by the name of the golden file.
 func fixtures() map[string]*Page {
 	drop := &Form{Action: "/drop", Nonce: "nonce-drop", Version: "v2"}
@@ -316,10 +350,35 @@ func fixtures() map[string]*Page {
 			func(p *Page) { p.BackTo = "payment" }),
 		"details-denied": change(page("payment", &Details{Section: "phone", Values: northwind, Permit: may("role")}), func(p *Page) { p.BackTo = "payment" }),
 
-		"invoices":        page("invoices", &Invoices{Page: billing.InvoicePage{Invoices: invoices}, NewerHref: "/invoices?newer=a", OlderHref: "/invoices?older=b"}),
-		"invoices-empty":  page("invoices", &Invoices{}),
-		"invoices-end":    page("invoices", &Invoices{NewerHref: "/invoices?newer=a"}),
-		"invoices-failed": page("invoices", &Invoices{Failed: true}),
+		"invoices": page("invoices", &Invoices{Invoices: invoices, NewerHref: "/invoices?cursor=a", OlderHref: "/invoices?cursor=b"}),
+		"invoices-all": page("invoices", &Invoices{
+			Invoices: invoices, Pay: true, Now: now, Search: search(), Totals: &InvoiceTotals{Open: []billing.Money{eur(4780), {Amount: 1200, Currency: "jpy"}}, Paid: []billing.Money{eur(23520)}, Year: 2026},
+			Count: 1263, From: 26, To: 50, NewerHref: "/invoices?page=1", OlderHref: "/invoices?page=3", Downloads: 1263, CSVHref: "/invoices.csv", ZIPMost: 100,
+		}),
+		"invoices-found": page("invoices", &Invoices{
+			Invoices: invoices[:1], Count: 1, From: 1, To: 1, Downloads: 1, CSVHref: "/invoices.csv?q=INV-104", ZIPHref: "/invoices.zip?q=INV-104",
+			Search: change(search(), func(s *InvoiceSearch) {
+				s.Active, s.Text, s.Year, s.Status, s.Subscription, s.IndexedTo, s.Reading = true, "INV-104", 2026, "paid", "sub_1", day(1, 1), true
+			}),
+		}),
+		"invoices-none": page("invoices", &Invoices{Search: change(search(), func(s *InvoiceSearch) {
+			s.Active, s.Text, s.Year, s.IndexedTo, s.Subscriptions = true, "INV-9", 2025, day(1, 1), nil
+		})}),
+		"invoices-none-text": page("invoices", &Invoices{Search: change(search(), func(s *InvoiceSearch) { s.Active, s.Text = true, "INV-9" })}),
+		"invoices-none-year": page("invoices", &Invoices{Search: change(search(), func(s *InvoiceSearch) { s.Active, s.Year = true, 2025 })}),
+		"invoices-empty":     page("invoices", &Invoices{Search: &InvoiceSearch{}, Totals: &InvoiceTotals{Year: 2026}}),
+		"invoices-end":       page("invoices", &Invoices{NewerHref: "/invoices?newer=a"}),
+		"invoices-failed":    page("invoices", &Invoices{Failed: true}),
+		"invoice":            page("invoices", &Invoice{Invoice: detail(), Plan: "Team", PayHref: "/pay/in_2"}),
+		"invoice-paid": page("invoices", &Invoice{ReceiptHref: "/invoices/in_3/receipt", Invoice: billing.InvoiceDetail{
+			Invoice: invoices[0], PaidAt: day(5, 2), FromBalance: eur(-300),
+			Payments: []billing.Payment{{ID: "pi_1", Time: day(5, 2), Amount: eur(5880), Status: billing.PaymentSucceeded, Method: visa, Refunded: eur(100)}},
+		}}),
+		"invoice-bare": page("invoices", &Invoice{Invoice: billing.InvoiceDetail{Invoice: invoices[3]}}),
+		"payment-receipt": page("invoices", &PaymentReceipt{Invoice: detail(), Paid: eur(5780), Payments: []billing.Payment{
+			{ID: "pi_1", Time: day(5, 2), Amount: eur(5880), Status: billing.PaymentSucceeded, Method: visa, Refunded: eur(100)},
+		}}),
+		"payment-receipt-bare": page("invoices", &PaymentReceipt{Invoice: billing.InvoiceDetail{Invoice: invoices[3]}, Paid: eur(100)}),
 
 		"devices": page("", &Devices{EndAll: &Form{Action: "/devices/sign-out-all"}, Devices: []Device{
 			{Browser: "Firefox", System: "Linux", Person: "Ann Example", Since: now.Add(-time.Hour), Seen: now, This: true, End: Form{Action: "/sign-out"}},
@@ -369,6 +428,7 @@ func fixtures() map[string]*Page {
 	for _, k := range messageKinds {
 		m["message-"+k] = outside(&Message{Kind: k, Status: 400, Seconds: 5, Provider: "Stripe"})
 	}
+	m["message-zip_most"] = outside(&Message{Kind: "zip_most", Status: 422, Count: 100, Href: "/invoices", Link: "invoices"})
 	m["message-changed"].Body = &Message{Kind: "changed", Status: 409, Href: "/plan", Link: "plan"}
 	m["message-denied"].Body = &Message{Kind: "denied", Status: 403, Text: "Please talk to us: support@acme.example", Href: "/", Link: "overview"}
 	m["message-too_many-soon"] = outside(&Message{Kind: "too_many", Status: 429})
@@ -379,6 +439,7 @@ func fixtures() map[string]*Page {
 var messageKinds = []string{
 	"link_used", "link_expired", "link_invalid", "link_too_soon", "signed_out", "session_ended", "not_signed_in", "not_found", "forbidden", "denied", "view_denied", "view_denied_role", "changed",
 	"busy", "bad_request", "too_large", "method_not_allowed", "too_many", "error", "unavailable", "provider_down", "provider_down_nothing_sent", "form_aged", "refused", "sign_out_failed", "unavailable_change",
+	"document_not_ready", "document_failed", "zip_most", "zip_busy", "zip_empty",
 }
 
 // stripeExponent is enough of a provider's table for the fixtures.

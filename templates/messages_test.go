@@ -180,7 +180,7 @@ func TestKeys(t *testing.T) {
 	}
 	catalogue := catalogueFile(t)
 	used := map[string]bool{}
-	prefixes := []string{"error.field.", "method.", "per."} // from code, by value
+	prefixes := []string{"error.field.", "method.", "per.", "zip."} // from code, by value
 	for _, m := range regexp.MustCompile(`\b(?:T|S) "([a-z0-9_.]+)"`).FindAllStringSubmatch(source.String(), -1) {
 		used[m[1]] = true
 	}

@@ -428,13 +428,6 @@ type TaxIDChoice struct {
 	Name    string
 }
 
-// Invoices is /invoices.
-type Invoices struct {
-	Page                 billing.InvoicePage
-	NewerHref, OlderHref string
-	Failed               bool
-}
-
 // Enter is the interstitial: names the account, one button.
 type Enter struct {
 	Name  string // the customer's name, or "" where it is not known
@@ -453,15 +446,17 @@ type Enter struct {
 // "error", "unavailable", "provider_down", "provider_down_nothing_sent",
 // "not_signed_in" (a first visit, without a link),
 // "sign_out_failed" (the store did not take it),
+// "document_not_ready", "document_failed", "zip_most" (Count), "zip_busy", "zip_empty" (downloads),
 // "unavailable_change" (a change was sent, and how it stands cannot be read), "form_aged", "refused" (by the provider, before anything was tried).
 type Message struct {
 	Kind     string
 	Status   int
 	Text     string // the vendor's own sentence (denied)
 	Seconds  int    // link_too_soon, too_many
+	Count    int    // zip_most: how many a file takes
 	Provider string
 	// Href and Link name the way on: Link is a message key under "link.":
-	// "vendor", "overview", "plan", "payment", "receipt", "retry", "continue".
+	// "vendor", "overview", "plan", "payment", "invoices", "receipt", "retry", "continue".
 	Href, Link string
 }
 
@@ -480,9 +475,6 @@ const (
 	PathDevices   = "/devices"
 	PathAssets    = "/assets/" // + a name from Renderer.AssetPath
 )
-
-// InvoicePDFPath is the path of an invoice's document.
-func InvoicePDFPath(id string) string { return PathInvoices + "/" + id + "/pdf" }
 
 // The names of form fields. A Form's Hidden fields come in addition.
 const (

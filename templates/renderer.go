@@ -46,6 +46,7 @@ var bodies = map[string]any{
 	"details.html": &Details{}, "invoices.html": &Invoices{}, "devices.html": &Devices{}, "enter.html": &Enter{}, "message.html": &Message{},
 	"taxids.html": &TaxIDs{},
 	"usage.html":  &Usage{}, "balance.html": &Balance{},
+	"invoice.html": &Invoice{}, "paymentreceipt.html": &PaymentReceipt{},
 }
 
 // Options are what a Renderer is made from.
@@ -76,6 +77,7 @@ type Renderer struct {
 	locales     []string
 	matcher     language.Matcher
 	pages       map[string]map[string]*template.Template // locale, file
+	locals      map[string]*local
 	assets      map[string]*asset
 	assetByPath map[string]*asset
 	buffers     sync.Pool
@@ -92,7 +94,7 @@ func New(opt Options) (*Renderer, error) {
 		return nil, err
 	}
 	r := &Renderer{
-		opt: opt, pages: map[string]map[string]*template.Template{},
+		opt: opt, pages: map[string]map[string]*template.Template{}, locals: map[string]*local{},
 		assets: map[string]*asset{}, assetByPath: map[string]*asset{},
 	}
 	r.buffers.New = func() any { return new(bytes.Buffer) }
@@ -126,6 +128,7 @@ func New(opt Options) (*Renderer, error) {
 	}
 	for _, locale := range locales {
 		l := newLocal(locale, catalogues[locale], opt.Location, opt.Exponent)
+		r.locals[locale] = l
 		if r.pages[locale], err = r.parse(l, source); err != nil {
 			return nil, err
 		}
@@ -269,6 +272,20 @@ func (r *Renderer) Match(preferred ...string) string {
 	return r.locales[0]
 }
 
+// Text is a message as plain text, without the marks that isolate nouns: for
+// files.
+func (r *Renderer) Text(locale, key string, pairs ...any) (string, error) {
+	l, ok := r.locals[locale]
+	if !ok {
+		l = r.locals[r.Match(locale)]
+	}
+	s, err := l.say(key, false, pairs...)
+	return strings.NewReplacer("\u2068", "", "\u2069", "").Replace(s), err
+}
+
+// Location is the time zone that pages write dates in.
+func (r *Renderer) Location() *time.Location { return r.opt.Location }
+
 // Locales are the locales that Render takes, the default one first.
 func (r *Renderer) Locales() []string { return slices.Clone(r.locales) }
 
@@ -325,6 +342,10 @@ func fileOf(body any) string {
 		return "details.html"
 	case *Invoices, Invoices:
 		return "invoices.html"
+	case *Invoice, Invoice:
+		return "invoice.html"
+	case *PaymentReceipt, PaymentReceipt:
+		return "paymentreceipt.html"
 	case *Devices, Devices:
 		return "devices.html"
 	case *Usage, Usage:
@@ -440,13 +461,14 @@ func (r *Renderer) funcs(l *local) template.FuncMap {
 		"back": func(section string) (string, error) {
 			return pathOf(known(section, "overview", "plan", "payment", "invoices"))
 		},
-		"path":      pathOf,
-		"pdf":       InvoicePDFPath,
-		"chart":     l.chart,
-		"tiers":     tiers,
-		"hasFlat":   hasFlat,
-		"unitPrice": unitPrice,
-		"point":     pointName,
+		"path":        pathOf,
+		"pdf":         InvoicePDFPath,
+		"chart":       l.chart,
+		"tiers":       tiers,
+		"hasFlat":     hasFlat,
+		"unitPrice":   unitPrice,
+		"point":       pointName,
+		"invoicePath": InvoicePath, "payPath": PayPath, "creditNotePDF": CreditNotePDFPath,
 		"errorsAt": func(errs []FieldError, field string) []FieldError {
 			return slices.DeleteFunc(slices.Clone(errs), func(e FieldError) bool { return e.Field != field })
 		},

@@ -660,10 +660,11 @@ func inParts(entries []Entry, last bool, put func(part []Entry, last bool) error
 
 // Doubt compares the index with what the account says is owed and makes the
 // invoices that differ be read anew; the first few at once, so that what was
-// just paid is seen as paid. v is what View returned.
-func (x *Index) Doubt(ctx context.Context, customer string, v *View, acct *billing.Account) error {
+// just paid is seen as paid. v is what View returned; changed reports whether
+// it is to be read again.
+func (x *Index) Doubt(ctx context.Context, customer string, v *View, acct *billing.Account) (changed bool, err error) {
 	if acct.Missing(billing.SectionDebts) {
-		return nil
+		return false, nil
 	}
 	owed := map[string]*Entry{}
 	for i := range v.Entries {
@@ -685,10 +686,10 @@ func (x *Index) Doubt(ctx context.Context, customer string, v *View, acct *billi
 	}
 	doubts = doubts[:min(len(doubts), maxDoubts)]
 	if len(doubts) == 0 {
-		return nil
+		return false, nil
 	}
 	now := x.o.Now()
-	err := x.o.Store.Update(ctx, func(tx store.Tx) error {
+	err = x.o.Store.Update(ctx, func(tx store.Tx) error {
 		h, err := x.read(tx, customer)
 		if err != nil || h == nil {
 			return err
@@ -703,10 +704,10 @@ func (x *Index) Doubt(ctx context.Context, customer string, v *View, acct *billi
 		return x.write(tx, customer, h, was)
 	})
 	if err != nil {
-		return fmt.Errorf("invoices: noting doubts: %w", err)
+		return false, fmt.Errorf("invoices: noting doubts: %w", err)
 	}
 	x.o.Wake()
-	return x.work(ctx, customer, nil, min(len(doubts), doubtsAtOnce), func(h *head) bool { return len(h.Pending) > 0 })
+	return true, x.work(ctx, customer, nil, min(len(doubts), doubtsAtOnce), func(h *head) bool { return len(h.Pending) > 0 })
 }
 
 // Work reads what has to be read, and drops what nobody looked at for long. It

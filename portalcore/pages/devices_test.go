@@ -254,6 +254,7 @@ func TestStoreTakesNoWrites(t *testing.T) {
 		whole := e.store
 		broken := readOnly{whole, failure}
 		e.sessions.Store, e.corridor.Store, e.corridor.Journal.Store = broken, broken, broken
+		e.pages.Invoices = e.index(broken)
 		e.advance(10 * time.Minute) // a touch is due
 		token := e.token("cus_a")
 		fresh := &browser{env: e}

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -27,6 +28,7 @@ import (
 	"github.com/portalcore/caddy-billing-portal/portalcore/account"
 	"github.com/portalcore/caddy-billing-portal/portalcore/act"
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
+	"github.com/portalcore/caddy-billing-portal/portalcore/invoices"
 	"github.com/portalcore/caddy-billing-portal/portalcore/journal"
 	"github.com/portalcore/caddy-billing-portal/portalcore/link"
 	"github.com/portalcore/caddy-billing-portal/portalcore/policy"
@@ -65,6 +67,19 @@ type fake struct {
 	onBalance func(cursor string) (billing.BalancePage, error)
 	pdf       []byte
 	pdfLen    int64
+	// details are what Invoice answers, by id; docErr and docWait what Document
+	// does for one.
+	details map[string]detail
+	docErr  map[string]error
+	docWait func(ctx context.Context, invoice string)
+	// all, where it is set, are the first customer's invoices, newest first.
+	all []billing.Invoice
+}
+
+// detail is an invoice with its customer.
+type detail struct {
+	customer string
+	billing.InvoiceDetail
 }
 
 func price(id string, cents int64, interval billing.Interval) billing.Price {
@@ -159,12 +174,24 @@ func (f *fake) Account(ctx context.Context, id string) (billing.Account, error) 
 	return c, json.Unmarshal(raw, &c)
 }
 
-func (f *fake) Invoices(_ context.Context, id, cursor string, _ int) (billing.InvoicePage, error) {
+func (f *fake) Invoices(_ context.Context, id, cursor string, limit int) (billing.InvoicePage, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	a, err := f.get(id)
 	if err != nil {
 		return billing.InvoicePage{}, err
+	}
+	if f.all != nil && id == "cus_a" {
+		from := 0
+		if cursor != "" {
+			from, _ = strconv.Atoi(cursor)
+		}
+		to := min(from+limit, len(f.all))
+		p := billing.InvoicePage{Invoices: slices.Clone(f.all[from:to])}
+		if to < len(f.all) {
+			p.Older = strconv.Itoa(to)
+		}
+		return p, nil
 	}
 	if cursor == "" {
 		return billing.InvoicePage{Invoices: a.Invoices, Older: "older=1&x"}, nil
@@ -179,8 +206,26 @@ func (f *fake) Search(context.Context, billing.CustomerQuery) ([]billing.Custome
 	return nil, errors.New("not asked for here")
 }
 
-func (f *fake) Invoice(context.Context, string, string) (billing.InvoiceDetail, error) {
-	return billing.InvoiceDetail{}, errors.New("not asked for here")
+func (f *fake) Invoice(_ context.Context, id, invoice string) (billing.InvoiceDetail, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	a, err := f.get(id)
+	if err != nil {
+		return billing.InvoiceDetail{}, err
+	}
+	if d, ok := f.details[invoice]; ok && d.customer == id {
+		return d.InvoiceDetail, nil
+	}
+	mine := a.Invoices
+	if id == "cus_a" {
+		mine = append(slices.Clone(mine), f.all...)
+	}
+	for _, inv := range mine {
+		if inv.ID == invoice {
+			return billing.InvoiceDetail{Invoice: inv, Name: a.Customer.Name}, nil
+		}
+	}
+	return billing.InvoiceDetail{}, &billing.Error{Fault: billing.NotFound, Param: invoice}
 }
 
 func (f *fake) Usage(ctx context.Context, id string, q billing.UsageQuery) (billing.Usage, error) {
@@ -206,8 +251,11 @@ func (f *fake) Balance(_ context.Context, id, cursor string, _ int) (billing.Bal
 	return f.onBalance(cursor)
 }
 
-func (f *fake) Document(_ context.Context, id string, ref billing.DocumentRef) (billing.Document, error) {
+func (f *fake) Document(ctx context.Context, id string, ref billing.DocumentRef) (billing.Document, error) {
 	invoice := ref.Invoice
+	if f.docWait != nil {
+		f.docWait(ctx, invoice)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.docs++
@@ -218,8 +266,15 @@ func (f *fake) Document(_ context.Context, id string, ref billing.DocumentRef) (
 	if err != nil {
 		return billing.Document{}, err
 	}
-	for _, inv := range a.Invoices {
-		if inv.ID == invoice {
+	if err := f.docErr[invoice]; err != nil {
+		return billing.Document{}, err
+	}
+	mine := a.Invoices
+	if id == "cus_a" {
+		mine = append(slices.Clone(mine), f.all...)
+	}
+	for _, inv := range mine {
+		if inv.ID == invoice && (ref.CreditNote == "" || ref.CreditNote == "cn_a") {
 			return billing.Document{ContentType: "application/pdf", Size: f.pdfLen, Body: io.NopCloser(bytes.NewReader(f.pdf))}, nil
 		}
 	}
@@ -367,6 +422,7 @@ type env struct {
 	accounts *account.Accounts
 	sessions *session.Manager
 	corridor *act.Corridor
+	invoices *invoices.Index
 	key      link.Key // own
 	vendor   link.Key
 	gen      string
@@ -447,12 +503,22 @@ func newEnv(t testing.TB, change ...func(*Options)) *env {
 		ReturnTo: []string{vendorURL}, Logo: []byte("<svg/>"), LogoType: "image/svg+xml", Log: log, Now: e.now,
 		SkipAccessLog: func(context.Context) { e.skipped++ },
 	}
+	e.invoices = e.index(s)
+	o.Invoices = e.invoices
 	for _, f := range change {
 		f(&o)
 	}
 	e.pages = must[*Pages](t)(New(o))
 	t.Cleanup(e.pages.Close)
 	return e
+}
+
+// index is an index of invoices in a store.
+func (e *env) index(s store.Store) *invoices.Index {
+	e.t.Helper()
+	return must[*invoices.Index](e.t)(invoices.New(invoices.Options{
+		Store: s, Tenant: host, Provider: e.provider, Now: e.now, Process: "p1", Wake: func() {}, Sleep: func(context.Context, time.Duration) {},
+	}))
 }
 
 // token mints an own link; change edits its claims.

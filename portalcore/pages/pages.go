@@ -20,6 +20,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/maypok86/otter/v2"
@@ -27,6 +28,7 @@ import (
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/act"
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
+	"github.com/portalcore/caddy-billing-portal/portalcore/invoices"
 	"github.com/portalcore/caddy-billing-portal/portalcore/link"
 	"github.com/portalcore/caddy-billing-portal/portalcore/policy"
 	"github.com/portalcore/caddy-billing-portal/portalcore/session"
@@ -61,6 +63,8 @@ type Options struct {
 	Corridor *act.Corridor
 	// Trust returns the signers whose links are accepted now.
 	Trust func() *link.Trust
+	// Invoices is the index of the customers' invoices.
+	Invoices *invoices.Index
 	// Renderer draws pages.
 	Renderer *templates.Renderer
 	// ReturnTo are URLs in the vendor's app. The first is where "back" leads by
@@ -99,6 +103,9 @@ type Pages struct {
 	usages    *shelf[billing.Usage]
 	balances  *shelf[billing.BalancePage]
 	countries map[string][]templates.Country // by locale
+
+	zipMu   sync.Mutex
+	zipping map[string]bool // customers that a ZIP is being made for
 }
 
 // New checks o and returns the pages, to be closed with Close. It does no I/O.
@@ -109,7 +116,7 @@ func New(o Options) (*Pages, error) {
 	}
 	for name, missing := range map[string]bool{
 		"Sessions": o.Sessions == nil, "Corridor": o.Corridor == nil, "Trust": o.Trust == nil,
-		"Renderer": o.Renderer == nil, "Log": o.Log == nil, "ReturnTo": len(o.ReturnTo) == 0,
+		"Renderer": o.Renderer == nil, "Invoices": o.Invoices == nil, "Log": o.Log == nil, "ReturnTo": len(o.ReturnTo) == 0,
 	} {
 		if missing {
 			return nil, fmt.Errorf("pages: Options.%s is missing", name)
@@ -119,7 +126,7 @@ func New(o Options) (*Pages, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Pages{Options: o, host: u.Host, secure: u.Scheme == "https", countries: map[string][]templates.Country{}}
+	p := &Pages{Options: o, host: u.Host, secure: u.Scheme == "https", countries: map[string][]templates.Country{}, zipping: map[string]bool{}}
 	if p.returns, err = returnOrigins(o.ReturnTo); err != nil {
 		return nil, err
 	}
@@ -223,7 +230,7 @@ const (
 )
 
 // routes are the exact paths; those that end with "/" take one more segment,
-// and "/invoices/" takes an id and "/pdf".
+// and "/invoices/" takes what invoicePath knows.
 func routes() map[string]route {
 	r := map[string]route{
 		templates.PathOverview:       {get: (*visit).overview},
@@ -239,7 +246,9 @@ func routes() map[string]route {
 		pathReturn:                   {get: (*visit).back},
 		pathDefault:                  {post: (*visit).makeDefault},
 		templates.PathInvoices:       {get: (*visit).invoices},
-		templates.PathInvoices + "/": {get: (*visit).document},
+		templates.PathInvoices + "/": {}, // by invoicePath
+		templates.PathInvoicesCSV:    {get: (*visit).invoicesCSV},
+		templates.PathInvoicesZIP:    {get: (*visit).invoicesZIP},
 		templates.PathTaxIDs:         {get: (*visit).taxIDs, post: (*visit).saveTaxID},
 		templates.PathTaxID:          {get: (*visit).taxID, post: (*visit).saveTaxID},
 		templates.PathUsage:          {get: (*visit).usage},
@@ -283,9 +292,8 @@ func (p *Pages) find(path string) (route, string, bool) {
 		return route{}, "", false
 	}
 	if prefix == templates.PathInvoices+"/" {
-		if arg, ok = strings.CutSuffix(arg, "/pdf"); !ok {
-			return route{}, "", false
-		}
+		get, arg, ok := invoicePath(arg)
+		return route{get: get}, arg, ok
 	}
 	if prefix != templates.PathAssets && !validID(arg) {
 		return route{}, "", false
@@ -503,6 +511,7 @@ const (
 	linkOverview = "overview"
 	linkPlan     = "plan"
 	linkPayment  = "payment"
+	linkInvoices = "invoices"
 	linkReceipt  = "receipt"
 	linkRetry    = "retry"
 	linkContinue = "continue"

@@ -60,6 +60,9 @@ type Options struct {
 	// Wake makes, in the transaction that notes the event, what waits for the
 	// customer due now: the journal's Wake.
 	Wake func(tx store.Tx, customer string, now time.Time) error
+	// Invoice makes, in that transaction, the invoice that an event is about be
+	// read anew: the invoice index's Note.
+	Invoice func(tx store.Tx, customer, invoice string, now time.Time) error
 	// Recover is called once the event was noted and answered, so that what Wake
 	// woke is looked at without waiting for the next round. It must return at
 	// once.
@@ -88,8 +91,8 @@ type Handler struct {
 
 // New checks o and makes a Handler.
 func New(o Options) (*Handler, error) {
-	if o.Store == nil || o.Tenant == "" || o.Parse == nil || o.Wake == nil || o.Recover == nil || o.Now == nil || o.Rand == nil {
-		return nil, errors.New("webhook: Store, Tenant, Parse, Wake, Recover, Now and Rand are required")
+	if o.Store == nil || o.Tenant == "" || o.Parse == nil || o.Wake == nil || o.Invoice == nil || o.Recover == nil || o.Now == nil || o.Rand == nil {
+		return nil, errors.New("webhook: Store, Tenant, Parse, Wake, Invoice, Recover, Now and Rand are required")
 	}
 	if o.Log == nil {
 		o.Log = zap.NewNop()
@@ -219,6 +222,11 @@ func (h *Handler) note(ctx context.Context, e billing.Event, now time.Time) (not
 		}
 		if err := h.o.Wake(tx, e.Customer, now); err != nil {
 			return err
+		}
+		if e.Invoice != "" {
+			if err := h.o.Invoice(tx, e.Customer, e.Invoice, now); err != nil {
+				return err
+			}
 		}
 		noted = true
 		return store.PutExpiring(tx, h.o.Tenant, key, []byte{}, now.Add(Remember))

@@ -124,6 +124,10 @@ func open(t *testing.T, secrets ...string) *env {
 			}
 			return tx.Put(wokenKey(customer), append(n, 'x'))
 		},
+		// And another one for the invoice index.
+		Invoice: func(tx store.Tx, customer, invoice string, now time.Time) error {
+			return tx.Put(store.Key(tenant, "invoice", customer, invoice), []byte{})
+		},
 		Recover: func() { e.recovers.Add(1) },
 	})
 	if err != nil {
@@ -484,7 +488,8 @@ func TestAnswersFirst(t *testing.T) {
 		Parse: func(http.Header, []byte, time.Time) (billing.Event, error) {
 			return billing.Event{ID: "evt_1", Type: "x", Customer: "cus_known"}, nil
 		},
-		Wake: func(store.Tx, string, time.Time) error { return nil },
+		Wake:    func(store.Tx, string, time.Time) error { return nil },
+		Invoice: func(store.Tx, string, string, time.Time) error { return nil },
 		Recover: func() {
 			select {
 			case <-answered:
