@@ -65,13 +65,10 @@ func TestSearch(t *testing.T) {
 		"": "late debit change yen dinar big void", "INV-10": "late debit yen dinar big", "inv-104": "late", "cafe": "late void", "CAFÉ": "late void",
 		"GRÖSSE": "late", "grosse": "late", "team": "debit yen dinar", "Team 103": "debit", "ab": "dinar", "change waits": "change", "waits nothing": "",
 		"58.80": "late", "58,80": "late", "€58.80": "late", "58,8 EUR": "late", "EUR 58.80": "late", "58.8.0": "", "1500": "yen", "1,500": "yen", "12.34": "dinar", "12,340": "dinar",
-		"1234.50": "big", "1,234.50": "big", "1.234,50": "big", "1 234,50 €": "big", "1\u202f234,50": "big", "-5": "void", "−5.00": "void", "-€5": "void", "5": "",
-		"%": "", "in_late": "", "late": "", strings.Repeat("x", 5000): "", "\x00\u202e": "", "café \u200f": "late void",
+		"1234.50": "big", "1,234.50": "big", "1.234,50": "big", "1 234,50 €": "big", "1\u202f234,50": "big", "-5": "void", "−5.00": "void", "-€5": "void",
+		"%": "", "in_late": "", "late": "", strings.Repeat("x", 5000): "", "café \u200f": "late void",
 	} {
 		got := ids(view().Search(query(func(q *Query) { q.Text = text })))
-		if text == "5" || text == "" || text == "\x00\u202e" {
-			continue // a digit is part of many numbers
-		}
 		if got != want {
 			t.Errorf("%.40q finds %q, want %q", text, got, want)
 		}
