@@ -202,6 +202,7 @@ type posted struct {
 			Object   string          `json:"object"`
 			ID       string          `json:"id"`
 			Customer json.RawMessage `json:"customer"`
+			Invoice  json.RawMessage `json:"invoice"`
 		} `json:"object"`
 		Previous struct {
 			Customer json.RawMessage `json:"customer"`
@@ -245,17 +246,25 @@ func read(body []byte, live bool) (billing.Event, error) {
 	case o.Object == "customer":
 		e.Customer = o.ID
 	case strings.HasPrefix(p.Type, "customer.") || slices.Contains(kinds, o.Object):
-		e.Customer = customer(o.Customer)
+		e.Customer = named(o.Customer)
 		if e.Customer == "" { // a payment method that was detached
-			e.Customer = customer(p.Data.Previous.Customer)
+			e.Customer = named(p.Data.Previous.Customer)
 		}
+	}
+	switch o.Object {
+	case "invoice":
+		if word(o.ID) {
+			e.Invoice = o.ID
+		}
+	case "credit_note", "invoice_payment":
+		e.Invoice = named(o.Invoice)
 	}
 	return e, nil
 }
 
-// customer is the customer that a field names, or "". A field of another shape
-// names none: an object that is new to us must not make the event fail.
-func customer(raw json.RawMessage) string {
+// named is the id that a field names, or "". A field of another shape names
+// none: an object that is new to us must not make the event fail.
+func named(raw json.RawMessage) string {
 	var r reference
 	if len(raw) == 0 || json.Unmarshal(raw, &r) != nil || !word(string(r)) {
 		return ""

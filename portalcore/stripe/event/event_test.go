@@ -39,7 +39,7 @@ func parse(h http.Header, body string, secrets ...string) (billing.Event, error)
 
 func TestGenuine(t *testing.T) {
 	got, err := parse(signed(paid, now, secret), paid, secret)
-	want := billing.Event{ID: "evt_1", Type: "invoice.paid", Customer: "cus_1", Created: time.Unix(1795341600, 0).UTC()}
+	want := billing.Event{ID: "evt_1", Type: "invoice.paid", Customer: "cus_1", Invoice: "in_1", Created: time.Unix(1795341600, 0).UTC()}
 	if err != nil || got != want {
 		t.Fatalf("got %+v, %v, want %+v", got, err, want)
 	}
@@ -285,6 +285,30 @@ func TestEvent(t *testing.T) {
 	}
 }
 
+// An event about an invoice, its credit note or its payment names the invoice,
+// and nothing else does.
+func TestEventInvoice(t *testing.T) {
+	for name, tc := range map[string]struct{ kind, object, invoice, customer string }{
+		"invoice":          {"invoice.paid", `{"object":"invoice","id":"in_1","customer":"cus_1"}`, "in_1", "cus_1"},
+		"deleted draft":    {"invoice.deleted", `{"object":"invoice","id":"in_1","deleted":true,"customer":"cus_1"}`, "in_1", "cus_1"},
+		"upcoming":         {"invoice.upcoming", `{"object":"invoice","customer":"cus_1"}`, "", "cus_1"},
+		"no id":            {"invoice.paid", `{"object":"invoice","id":"in 1","customer":"cus_1"}`, "", "cus_1"},
+		"credit note":      {"credit_note.voided", `{"object":"credit_note","id":"cn_1","invoice":"in_1","customer":"cus_1"}`, "in_1", "cus_1"},
+		"its invoice":      {"credit_note.created", `{"object":"credit_note","invoice":{"id":"in_1","object":"invoice"},"customer":"cus_1"}`, "in_1", "cus_1"},
+		"payment":          {"invoice_payment.paid", `{"object":"invoice_payment","id":"inpay_1","invoice":"in_1"}`, "in_1", ""},
+		"of another shape": {"credit_note.created", `{"object":"credit_note","invoice":42,"customer":"cus_1"}`, "", "cus_1"},
+		"invoice item":     {"invoiceitem.created", `{"object":"invoiceitem","id":"ii_1","invoice":"in_1","customer":"cus_1"}`, "", "cus_1"},
+		"subscription":     {"customer.subscription.updated", `{"object":"subscription","id":"sub_1","invoice":"in_1","customer":"cus_1"}`, "", "cus_1"},
+		"tax id":           {"customer.tax_id.deleted", `{"object":"tax_id","id":"txi_1","customer":"cus_1"}`, "", "cus_1"},
+	} {
+		body := `{"id":"evt_1","object":"event","created":1795341600,"livemode":false,"type":"` + tc.kind + `","data":{"object":` + tc.object + `}}`
+		e, err := parse(signed(body, now, secret), body, secret)
+		if err != nil || e.Invoice != tc.invoice || e.Customer != tc.customer {
+			t.Errorf("%s: %+v, %v", name, e, err)
+		}
+	}
+}
+
 // Whatever the header, what is accepted is accepted by Stripe's SDK too, and is
 // within the tolerance; and nothing panics.
 func FuzzHeader(f *testing.F) {
@@ -317,10 +341,10 @@ func FuzzEvent(f *testing.F) {
 			}
 			return
 		}
-		if !strings.HasPrefix(e.ID, "evt_") || len(e.ID) > 255 || e.Type == "" || len(e.Type) > 255 || len(e.Customer) > 255 || e.LiveMode {
+		if !strings.HasPrefix(e.ID, "evt_") || len(e.ID) > 255 || e.Type == "" || len(e.Type) > 255 || len(e.Customer) > 255 || len(e.Invoice) > 255 || e.LiveMode {
 			t.Errorf("out of bounds: %+v", e)
 		}
-		if strings.ContainsFunc(e.ID+e.Type+e.Customer, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		if strings.ContainsFunc(e.ID+e.Type+e.Customer+e.Invoice, func(r rune) bool { return r <= ' ' || r > '~' }) {
 			t.Errorf("not printable: %+v", e)
 		}
 		var s stripego.Event
