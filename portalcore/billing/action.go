@@ -141,8 +141,9 @@ type Details struct {
 	// InvoiceFields are all fields to print on invoices from now on, at most
 	// MaxInvoiceFields; an empty list takes them off.
 	InvoiceFields *[]InvoiceField `json:"invoice_fields,omitempty"`
-	// Locale is the language of invoices and of the provider's mail, BCP 47; ""
-	// leaves it to the provider.
+	// Locale is the language of invoices and of the provider's mail, BCP 47.
+	// Stripe can replace one and not unset it: "" is Refused where one is set,
+	// and changes nothing where none is.
 	Locale *string `json:"locale,omitempty"`
 }
 

@@ -6,7 +6,10 @@ package billing
 
 import (
 	"slices"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/shopspring/decimal"
 )
@@ -267,6 +270,14 @@ const MaxInvoiceFields = 4
 type InvoiceField struct {
 	Name  string `json:"name"`
 	Value string `json:"value"`
+}
+
+// Valid reports whether both are there, not too long and fit for print.
+func (f InvoiceField) Valid() bool {
+	fits := func(s string, limit int) bool {
+		return s != "" && utf8.ValidString(s) && utf8.RuneCountInString(s) <= limit && !strings.ContainsFunc(s, unicode.IsControl)
+	}
+	return fits(f.Name, 40) && fits(f.Value, 140)
 }
 
 // InvoiceStatus is Stripe's invoice.status.

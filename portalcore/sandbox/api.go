@@ -59,12 +59,14 @@ type CustomerParams struct {
 	Email            *string           `json:"email,omitempty"`
 	Phone            *string           `json:"phone,omitempty"`
 	Address          *billing.Address  `json:"address,omitempty"`
-	PreferredLocales []string          `json:"preferred_locales,omitempty"`
+	PreferredLocales []string          `json:"preferred_locales"`  // an empty list removes them
 	Metadata         map[string]string `json:"metadata,omitempty"` // merged; "" removes a key
 	// DefaultPaymentMethod must be attached to the customer; "" removes it.
 	DefaultPaymentMethod *string `json:"default_payment_method,omitempty"`
 	// TaxPercent is 0 to 100 with at most 4 decimals.
 	TaxPercent *decimal.Decimal `json:"tax_percent,omitempty"`
+	// InvoiceFields take the place of all that are there.
+	InvoiceFields *[]billing.InvoiceField `json:"invoice_fields,omitempty"`
 }
 
 // ProductParams make a product.

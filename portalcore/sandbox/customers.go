@@ -153,6 +153,17 @@ func (w *work) applyCustomer(c *Customer, p CustomerParams) error {
 	if p.PreferredLocales != nil {
 		c.PreferredLocales = slices.Clone(p.PreferredLocales)
 	}
+	if p.InvoiceFields != nil {
+		if len(*p.InvoiceFields) > billing.MaxInvoiceFields {
+			return invalid("invoice_settings[custom_fields]", "There are at most %d custom fields.", billing.MaxInvoiceFields)
+		}
+		for _, f := range *p.InvoiceFields {
+			if !f.Valid() {
+				return invalid("invoice_settings[custom_fields]", "A custom field has a name of 1 to 40 and a value of 1 to 140 characters.")
+			}
+		}
+		c.InvoiceFields = slices.Clone(*p.InvoiceFields)
+	}
 	c.Metadata = mergeMetadata(c.Metadata, p.Metadata)
 	if p.TaxPercent != nil {
 		if p.TaxPercent.IsNegative() || p.TaxPercent.GreaterThan(decimal.NewFromInt(100)) || !p.TaxPercent.Equal(p.TaxPercent.Round(4)) {

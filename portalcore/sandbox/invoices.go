@@ -95,6 +95,7 @@ func (l *Ledger) Invoices(ctx context.Context, f InvoiceFilter) ([]Invoice, bool
 func (w *work) draft(cus *Customer, s *Subscription, lines []InvoiceLine, reason BillingReason) Invoice {
 	inv := Invoice{
 		Created: w.now, Customer: cus.ID, CustomerName: cus.Name, CustomerEmail: cus.Email, CustomerAddress: cus.Address,
+		CustomerTaxIDs: slices.Clone(cus.TaxIDs), CustomFields: slices.Clone(cus.InvoiceFields),
 		Subscription: s.ID, Status: billing.InvoiceDraft, BillingReason: reason, CollectionMethod: s.CollectionMethod, Currency: s.Currency,
 		Lines: lines, TaxPercent: cus.TaxPercent, StartingBalance: cus.Balance, PeriodStart: w.now, PeriodEnd: w.now,
 	}
@@ -212,6 +213,9 @@ func (w *work) attempt(inv *Invoice, pi PaymentIntent, paymentMethod string, onS
 		pi.Status, pi.LastErrorCode, pi.LastDeclineCode = PaymentSucceeded, "", ""
 		inv.markPaid(w.now)
 	}
+	if err := w.charged(&pi); err != nil {
+		return false, err
+	}
 	return inv.Status == billing.InvoicePaid, w.putIntent(&pi)
 }
 
@@ -249,6 +253,9 @@ func (w *work) paymentDue(id string) error {
 	if pm.Behavior == CardWorks {
 		pi.Status = PaymentSucceeded
 		inv.markPaid(w.now)
+		if err := w.charged(&pi); err != nil {
+			return err
+		}
 		if err := w.putIntent(&pi); err != nil {
 			return err
 		}
@@ -258,6 +265,9 @@ func (w *work) paymentDue(id string) error {
 		return w.effect("payment_intent.settle", pi.Customer, pi.ID)
 	}
 	pi.Status, pi.LastErrorCode, pi.LastDeclineCode = RequiresPaymentMethod, string(pm.Behavior), ""
+	if err := w.charged(&pi); err != nil {
+		return err
+	}
 	if err := w.putIntent(&pi); err != nil {
 		return err
 	}
@@ -609,6 +619,9 @@ func (l *Ledger) ConfirmPayment(ctx context.Context, c Call, id string, confirm 
 			return pi, err
 		}
 		pi.Status, pi.LastErrorCode = PaymentSucceeded, ""
+		if err := w.charged(&pi); err != nil {
+			return pi, err
+		}
 		if err := w.putIntent(&pi); err != nil {
 			return pi, err
 		}

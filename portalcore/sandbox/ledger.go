@@ -495,6 +495,8 @@ func (w *work) carryOutDue(target time.Time, n int) error {
 			err = w.sessionDue(id)
 		case "credit_grant":
 			err = w.grantDue(id)
+		case "tax_id":
+			err = w.taxIDDue(id)
 		}
 		if err != nil {
 			return fmt.Errorf("%s %s at %s: %w", kind, id, at.Format(time.RFC3339), err)

@@ -40,6 +40,10 @@ type Customer struct {
 	// percent, at most 4 decimals; zero means no tax. It stands for Stripe's
 	// default_tax_rates with one rate.
 	TaxPercent decimal.Decimal `json:"tax_percent"`
+	// TaxIDs are the customer's tax ids, oldest first.
+	TaxIDs []TaxID `json:"tax_ids,omitempty"`
+	// InvoiceFields is invoice_settings.custom_fields.
+	InvoiceFields []billing.InvoiceField `json:"invoice_fields,omitempty"`
 }
 
 // Product is Stripe's product.
@@ -238,34 +242,36 @@ type PaymentIntent struct {
 // Invoice is Stripe's invoice. It has no draft state: the ledger finalizes an
 // invoice when it makes it, where Stripe waits about an hour.
 type Invoice struct {
-	ID               string                `json:"id"` // "" in previews
-	Number           string                `json:"number"`
-	Created          time.Time             `json:"created"`
-	Customer         string                `json:"customer"`
-	CustomerName     string                `json:"customer_name"`
-	CustomerEmail    string                `json:"customer_email"`
-	CustomerAddress  billing.Address       `json:"customer_address"`
-	Subscription     string                `json:"subscription"`
-	Status           billing.InvoiceStatus `json:"status"` // open, paid, void, uncollectible; draft in previews
-	BillingReason    BillingReason         `json:"billing_reason"`
-	CollectionMethod CollectionMethod      `json:"collection_method"`
-	Currency         string                `json:"currency"`
-	DueDate          time.Time             `json:"due_date"` // send_invoice only
-	PeriodStart      time.Time             `json:"period_start"`
-	PeriodEnd        time.Time             `json:"period_end"`
-	Lines            []InvoiceLine         `json:"lines"`
-	TaxPercent       decimal.Decimal       `json:"tax_percent"`
-	Subtotal         int64                 `json:"subtotal"`
-	Tax              int64                 `json:"tax"`
-	Credits          int64                 `json:"credits,omitempty"` // of all lines
-	Total            int64                 `json:"total"`             // Subtotal - Credits + Tax; below zero goes to the balance
-	StartingBalance  int64                 `json:"starting_balance"`
-	EndingBalance    int64                 `json:"ending_balance"`
-	AmountDue        int64                 `json:"amount_due"` // max(0, Total + StartingBalance)
-	AmountPaid       int64                 `json:"amount_paid"`
-	AmountRemaining  int64                 `json:"amount_remaining"`
-	AttemptCount     int                   `json:"attempt_count"`
-	Attempted        bool                  `json:"attempted"`
+	ID               string                 `json:"id"` // "" in previews
+	Number           string                 `json:"number"`
+	Created          time.Time              `json:"created"`
+	Customer         string                 `json:"customer"`
+	CustomerName     string                 `json:"customer_name"`
+	CustomerEmail    string                 `json:"customer_email"`
+	CustomerAddress  billing.Address        `json:"customer_address"`
+	CustomerTaxIDs   []TaxID                `json:"customer_tax_ids,omitempty"` // as they were then
+	CustomFields     []billing.InvoiceField `json:"custom_fields,omitempty"`
+	Subscription     string                 `json:"subscription"`
+	Status           billing.InvoiceStatus  `json:"status"` // open, paid, void, uncollectible; draft in previews
+	BillingReason    BillingReason          `json:"billing_reason"`
+	CollectionMethod CollectionMethod       `json:"collection_method"`
+	Currency         string                 `json:"currency"`
+	DueDate          time.Time              `json:"due_date"` // send_invoice only
+	PeriodStart      time.Time              `json:"period_start"`
+	PeriodEnd        time.Time              `json:"period_end"`
+	Lines            []InvoiceLine          `json:"lines"`
+	TaxPercent       decimal.Decimal        `json:"tax_percent"`
+	Subtotal         int64                  `json:"subtotal"`
+	Tax              int64                  `json:"tax"`
+	Credits          int64                  `json:"credits,omitempty"` // of all lines
+	Total            int64                  `json:"total"`             // Subtotal - Credits + Tax; below zero goes to the balance
+	StartingBalance  int64                  `json:"starting_balance"`
+	EndingBalance    int64                  `json:"ending_balance"`
+	AmountDue        int64                  `json:"amount_due"` // max(0, Total + StartingBalance)
+	AmountPaid       int64                  `json:"amount_paid"`
+	AmountRemaining  int64                  `json:"amount_remaining"`
+	AttemptCount     int                    `json:"attempt_count"`
+	Attempted        bool                   `json:"attempted"`
 	// NextPaymentAttempt is when the ledger tries again by itself.
 	NextPaymentAttempt time.Time `json:"next_payment_attempt"`
 	PaidAt             time.Time `json:"paid_at"`
@@ -312,7 +318,8 @@ type BalanceTransaction struct {
 	Amount        int64     `json:"amount"` // below zero: credit given
 	Currency      string    `json:"currency"`
 	EndingBalance int64     `json:"ending_balance"`
-	// Type is "adjustment", "applied_to_invoice" or "unapplied_from_invoice".
+	// Type is "adjustment", "applied_to_invoice", "unapplied_from_invoice" or
+	// "credit_note".
 	Type    string `json:"type"`
 	Invoice string `json:"invoice"`
 }

@@ -49,25 +49,33 @@ func (p *Provider) debts(w *work, customer string) ([]billing.Invoice, error) {
 	var out []billing.Invoice
 	for _, inv := range slices.Backward(open) {
 		b := p.invoice(inv)
-		b.Processing = inv.Processing
-		pi, err := get[PaymentIntent](w, "payment_intent", inv.PaymentIntent)
-		if err != nil {
+		if err := w.went(inv, &b); err != nil {
 			return nil, err
-		}
-		if pi.LastErrorCode != "" && pi.LastErrorCode != "payment_method_required" {
-			b.Failure = billing.DeclineCode(pi.LastErrorCode, pi.LastDeclineCode)
-		}
-		if pi.PaymentMethod != "" {
-			m, err := get[PaymentMethod](w, "payment_method", pi.PaymentMethod)
-			if err != nil {
-				return nil, err
-			}
-			pm := methodOf(m)
-			b.Method = &pm
 		}
 		out = append(out, b)
 	}
 	return out, nil
+}
+
+// went says in b how the last payment of inv, which is open, went.
+func (w *work) went(inv Invoice, b *billing.Invoice) error {
+	b.Processing = inv.Processing
+	pi, err := get[PaymentIntent](w, "payment_intent", inv.PaymentIntent)
+	if err != nil {
+		return err
+	}
+	if pi.LastErrorCode != "" && pi.LastErrorCode != "payment_method_required" {
+		b.Failure = billing.DeclineCode(pi.LastErrorCode, pi.LastDeclineCode)
+	}
+	if pi.PaymentMethod != "" {
+		m, err := get[PaymentMethod](w, "payment_method", pi.PaymentMethod)
+		if err != nil {
+			return err
+		}
+		pm := methodOf(m)
+		b.Method = &pm
+	}
+	return nil
 }
 
 // canWait refuses to pay what a change waits for by a payment that takes longer

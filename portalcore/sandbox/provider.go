@@ -29,6 +29,8 @@ const (
 	stepCustomerUpdate     = "customer.update"         // CustomerParams
 	stepSessionCreate      = "checkout_session.create" // SessionParams
 	stepMethodDetach       = "payment_method.detach"   // none
+	stepTaxIDCreate        = "tax_id.create"           // taxIDParams
+	stepTaxIDDelete        = "tax_id.delete"           // taxIDParams
 )
 
 // refPaymentMethod names the card that a finished card page supplies.
@@ -136,7 +138,7 @@ func refusal(e *Error) *billing.Error {
 		b.Fault = billing.Unknown
 	case e.Type == CardError:
 		b.Code = billing.DeclineCode(e.Code, e.DeclineCode)
-	case e.Code == "currency_mismatch":
+	case e.Code == "currency_mismatch", e.Code == "tax_id_invalid":
 	case e.Code == "payment_intent_unexpected_state", e.Code == "invalid_canceled_subscription_fields", e.Code == "invoice_not_open", e.Code == "session_not_open":
 		b.Code = "not_changeable"
 	default:
@@ -343,18 +345,29 @@ func (p *Provider) Invoices(ctx context.Context, customer, cursor string, limit 
 
 // Document implements billing.Provider.
 func (p *Provider) Document(ctx context.Context, customer string, ref billing.DocumentRef) (billing.Document, error) {
-	invoice := ref.Invoice
 	if err := p.reading(ctx, "account"); err != nil {
 		return billing.Document{}, err
 	}
-	inv, err := p.ledger.Invoice(ctx, invoice)
+	inv, err := p.ledger.Invoice(ctx, ref.Invoice)
 	if err != nil {
 		return billing.Document{}, readError(err)
 	}
 	if inv.Customer != customer {
-		return billing.Document{}, notFound(invoice)
+		return billing.Document{}, notFound(ref.Invoice)
 	}
-	pdf, err := renderPDF(inv)
+	var pdf []byte
+	if ref.CreditNote == "" {
+		pdf, err = renderPDF(inv)
+	} else {
+		var n CreditNote
+		if n, err = p.ledger.CreditNote(ctx, ref.CreditNote); err != nil {
+			return billing.Document{}, readError(err)
+		}
+		if n.Customer != customer || n.Invoice != inv.ID {
+			return billing.Document{}, notFound(ref.CreditNote)
+		}
+		pdf, err = renderCreditNote(inv, n)
+	}
 	if err != nil {
 		return billing.Document{}, readError(err)
 	}
@@ -385,6 +398,8 @@ func (p *Provider) Preview(ctx context.Context, customer string, action billing.
 		switch action.Kind {
 		case billing.UpdateDetails:
 			return p.previewDetails(w, v, cus)
+		case billing.UpdateTaxID:
+			return p.previewTaxID(v, cus)
 		case billing.SetDefaultPaymentMethod, billing.AddPaymentMethod, billing.RemovePaymentMethod, billing.PayInvoices:
 			return p.previewMethod(w, v, cus)
 		default: // about a subscription
@@ -557,7 +572,14 @@ func (p *Provider) previewDetails(w *work, v billing.Preview, cus Customer) (bil
 	if d == nil {
 		return v, refused("invalid_request", "details", "no details given")
 	}
-	params := CustomerParams{Name: d.Name, Email: d.Email, Phone: d.Phone, Address: d.Address}
+	params := CustomerParams{Name: d.Name, Email: d.Email, Phone: d.Phone, Address: d.Address, InvoiceFields: d.InvoiceFields}
+	switch l := d.Locale; {
+	case l == nil || *l == "" && len(cus.PreferredLocales) == 0:
+	case *l == "":
+		return v, refused("invalid_request", "locale", "a language can be replaced and not unset")
+	default:
+		params.PreferredLocales = []string{*l}
+	}
 	if err := w.applyCustomer(&cus, params); err != nil {
 		return v, err
 	}
@@ -732,6 +754,12 @@ func (p *Provider) owned(ctx context.Context, customer string, st billing.Step) 
 				return struct{}{}, err
 			}
 			owner = cmp.Or(pm.Customer, customer) // detached already: nobody's
+		case stepTaxIDDelete:
+			var u taxIDParams
+			if err := json.Unmarshal(st.Params, &u); err != nil {
+				return struct{}{}, refused("invalid_request", st.Kind, err.Error())
+			}
+			owner = u.Customer
 		}
 		if owner != customer {
 			return struct{}{}, notFound(st.Object)
@@ -808,6 +836,18 @@ func (p *Provider) send(ctx context.Context, st billing.Step, c Call) error {
 			return notFound(u.Customer)
 		}
 		_, err = p.ledger.CreateSession(ctx, c, u)
+	case stepTaxIDCreate:
+		var u taxIDParams
+		if err = params(&u); err != nil {
+			return err
+		}
+		_, err = p.ledger.CreateTaxID(ctx, c, st.Object, u.Type, u.Value)
+	case stepTaxIDDelete:
+		var u taxIDParams
+		if err = params(&u); err != nil {
+			return err
+		}
+		_, err = p.ledger.DeleteTaxID(ctx, c, u.Customer, st.Object)
 	default:
 		return refused("invalid_request", "kind", fmt.Sprintf("the sandbox does not know the step %q", st.Kind))
 	}
@@ -970,7 +1010,11 @@ func customerOf(c Customer) billing.Customer {
 	if len(c.PreferredLocales) > 0 {
 		b.Locale = c.PreferredLocales[0]
 	}
-	b.Version, _ = hash(c.Name, c.Email, c.Phone, c.Address, c.DefaultPaymentMethod) // strings always encode
+	for _, t := range c.TaxIDs {
+		b.TaxIDs = append(b.TaxIDs, t.convert())
+	}
+	b.InvoiceFields, b.Reference = slices.Clone(c.InvoiceFields), c.Metadata[MetaReference]
+	b.Version, _ = hash(c.Name, c.Email, c.Phone, c.Address, c.DefaultPaymentMethod, b.Locale, b.TaxIDs, b.InvoiceFields) // strings and times always encode
 	return b
 }
 
@@ -1046,17 +1090,3 @@ func (p *Provider) ParseEvent(header http.Header, body []byte, now time.Time) (b
 }
 
 var _ billing.Provider = (*Provider)(nil)
-
-func notBuilt() error {
-	return &billing.Error{Fault: billing.Unavailable, Code: "not_built", Err: errors.New("not built yet")}
-}
-
-// Search implements billing.Provider.
-func (p *Provider) Search(ctx context.Context, q billing.CustomerQuery) ([]billing.Customer, error) {
-	return nil, notBuilt()
-}
-
-// Invoice implements billing.Provider.
-func (p *Provider) Invoice(ctx context.Context, customer, invoice string) (billing.InvoiceDetail, error) {
-	return billing.InvoiceDetail{}, notBuilt()
-}

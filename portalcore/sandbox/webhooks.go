@@ -419,6 +419,16 @@ func (l *Ledger) told(ctx context.Context, e Effect) ([]tale, error) {
 		return []tale{one("customer.created", "customer", e.Customer)}, nil
 	case "customer.update", "balance.adjust":
 		return []tale{one("customer.updated", "customer", e.Customer)}, nil
+	case "tax_id.create":
+		return []tale{one("customer.tax_id.created", "tax_id", e.Object)}, nil
+	case "tax_id.verify":
+		return []tale{one("customer.tax_id.updated", "tax_id", e.Object)}, nil
+	case "tax_id.delete":
+		return []tale{one("customer.tax_id.deleted", "tax_id", e.Object)}, nil
+	case "credit_note.create":
+		return []tale{one("credit_note.created", "credit_note", e.Object)}, nil
+	case "credit_note.void":
+		return []tale{one("credit_note.voided", "credit_note", e.Object)}, nil
 	case "product.create":
 		return []tale{one("product.created", "product", e.Object)}, nil
 	case "price.create":

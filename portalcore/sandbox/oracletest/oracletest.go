@@ -100,6 +100,45 @@ func Work(c Change) Bill {
 	return b
 }
 
+// Paper is a regular invoice of a whole period.
+type Paper struct {
+	Sides      []Side
+	TaxPercent *big.Rat
+	Balance    int64 // the customer's before; below zero is credit
+}
+
+// Sums are what an invoice comes to, in minor units.
+type Sums struct {
+	Lines                []int64
+	Subtotal, Tax, Total int64
+	Due                  int64
+	FromBalance          int64 // the part that the balance paid; below zero it was added
+}
+
+// Issue works out a regular invoice.
+func Issue(p Paper) Sums {
+	var s Sums
+	for _, x := range p.Sides {
+		amount := nearest(new(big.Rat).Mul(x.Unit, new(big.Rat).SetInt64(x.Quantity)))
+		s.Lines = append(s.Lines, amount)
+		s.Subtotal += amount
+		s.Tax += tax(amount, p.TaxPercent)
+	}
+	s.Total = s.Subtotal + s.Tax
+	var after int64
+	s.Due, after = collect(s.Total, p.Balance)
+	s.FromBalance = after - p.Balance
+	return s
+}
+
+// CreditNote is how an amount with tax that is taken off an invoice divides: the
+// tax is the same share of it as it is of the invoice.
+func CreditNote(invoice Sums, amount int64) (subtotal, taxes int64) {
+	share := big.NewRat(invoice.Tax, invoice.Total)
+	taxes = nearest(share.Mul(share, new(big.Rat).SetInt64(amount)))
+	return amount - taxes, taxes
+}
+
 // collect is what is due of total, and what the balance becomes.
 func collect(total, balance int64) (due, after int64) {
 	if total+balance > 0 {
