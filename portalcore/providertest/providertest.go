@@ -61,6 +61,13 @@ type World interface {
 	Default(customer, method string)
 	// Subscribe makes another subscription.
 	Subscribe(customer, price string, quantity int64) string
+	// Details changes a customer as the vendor would.
+	Details(customer string, p sandbox.CustomerParams)
+	// CreditNote takes an amount with tax off an invoice, and returns the note's
+	// id: off what an open one asks for, back to the card that paid it, or to the
+	// balance.
+	CreditNote(invoice string, amount int64, toBalance bool) string
+	VoidCreditNote(id string)
 	UsageWorld
 }
 
@@ -175,8 +182,8 @@ func Compare(t *testing.T, nameA string, a Transcripts, nameB string, b Transcri
 }
 
 var (
-	idPattern     = regexp.MustCompile(`"(cus|sub|si|in|pm|cs_test|pi|prod|credgr|cbtxn|cbtxn_test)_[A-Za-z0-9]+"`)
-	numberPattern = regexp.MustCompile(`"[0-9A-Z]{6,}-(\d{4})"`)
+	idPattern     = regexp.MustCompile(`"(cus|sub|si|in|pm|cs_test|pi|prod|credgr|cbtxn|cbtxn_test|ch|cn|txi)_[A-Za-z0-9]+"`)
+	numberPattern = regexp.MustCompile(`"[0-9A-Z]{6,}-(\d{4}(?:-CN-\d+)?)"`)
 )
 
 // normal replaces ids by the order in which they were seen.
@@ -520,6 +527,27 @@ func (l Ledger) Subscribe(customer, price string, quantity int64) string {
 	sub, err := l.Ledger.CreateSubscription(context.Background(), sandbox.Call{}, sandbox.SubscriptionCreate{Customer: customer, Items: []sandbox.ItemParams{{Price: price, Quantity: &quantity}}})
 	l.check(err)
 	return sub.ID
+}
+
+// Details implements World.
+func (l Ledger) Details(customer string, p sandbox.CustomerParams) {
+	_, err := l.Ledger.UpdateCustomer(context.Background(), sandbox.Call{}, customer, p)
+	l.check(err)
+}
+
+// CreditNote implements World.
+func (l Ledger) CreditNote(invoice string, amount int64, toBalance bool) string {
+	n, err := l.Ledger.CreateCreditNote(context.Background(), sandbox.Call{}, sandbox.CreditNoteParams{
+		Invoice: invoice, Amount: amount, Reason: "order_change", ToBalance: toBalance,
+	})
+	l.check(err)
+	return n.ID
+}
+
+// VoidCreditNote implements World.
+func (l Ledger) VoidCreditNote(id string) {
+	_, err := l.Ledger.VoidCreditNote(context.Background(), sandbox.Call{}, id)
+	l.check(err)
 }
 
 var _ World = Ledger{}

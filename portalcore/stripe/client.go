@@ -357,6 +357,9 @@ func executeFault(a *answer, err error) error {
 		e.Fault, e.Code = billing.Refused, billing.DeclineCode(o.Code, o.DeclineCode)
 	case a.status == http.StatusBadRequest:
 		e.Fault, e.Code = billing.Refused, "invalid_request"
+		if o.Code == "tax_id_invalid" {
+			e.Code = o.Code
+		}
 	case a.status == http.StatusUnauthorized:
 		e.Fault, e.Code = billing.Refused, "authentication"
 	case a.status == http.StatusForbidden:

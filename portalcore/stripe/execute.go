@@ -30,6 +30,9 @@ func (p *Provider) Execute(ctx context.Context, customerID string, step billing.
 	if key == "" || len(key) > 255 {
 		return billing.Result{}, refused("invalid_request", "key", errors.New("an idempotency key has 1 to 255 characters"))
 	}
+	if step.Kind == stepTaxIDDelete {
+		return p.deleteTaxID(ctx, customerID, step, par)
+	}
 	method, err := filled(step, par)
 	if err != nil {
 		return billing.Result{}, err
@@ -119,13 +122,16 @@ func (p *Provider) owned(ctx context.Context, customerID string, step billing.St
 	case stepDetach:
 		u, ok = path("payment_methods", step.Object, "detach")
 		read = func() error { _, err := p.detached(ctx, customerID, step.Object); return err }
-	case stepCustomer, stepCustomerDefault, stepSetup:
+	case stepCustomer, stepCustomerDefault, stepSetup, stepTaxIDCreate:
 		if step.Object != customerID {
 			return "", notFound(step.Object)
 		}
 		u, ok = path("customers", customerID)
-		if step.Kind == stepSetup {
+		switch step.Kind {
+		case stepSetup:
 			u = "/v1/checkout/sessions"
+		case stepTaxIDCreate:
+			u, ok = path("customers", customerID, "tax_ids")
 		}
 		read = func() error { _, _, err := p.customer(ctx, customerID); return err }
 	default:
@@ -144,7 +150,12 @@ func (p *Provider) owned(ctx context.Context, customerID string, step billing.St
 			return err
 		})
 	}
-	err := parallel(checks...)
+	return u, beforeSending(parallel(checks...))
+}
+
+// beforeSending is the error of a change that was not sent, because what comes
+// before it could not be read: nothing changed.
+func beforeSending(err error) error {
 	var e *billing.Error
 	if errors.As(err, &e) && e.Fault == billing.Unavailable {
 		e.Fault = billing.Retryable
@@ -152,7 +163,7 @@ func (p *Provider) owned(ctx context.Context, customerID string, step billing.St
 			e.Fault = billing.Refused
 		}
 	}
-	return u, err
+	return err
 }
 
 // result reads a 2xx answer. An error means that the answer is not what the
@@ -218,6 +229,16 @@ func (p *Provider) result(ctx context.Context, customerID string, step billing.S
 			return billing.Result{}, errors.New("the answer is not a setup session of the customer")
 		}
 		return c.awaiting(), nil
+	}
+	if step.Kind == stepTaxIDCreate {
+		var t taxID
+		if err := a.decode(&t); err != nil {
+			return billing.Result{}, err
+		}
+		if t.Object != "tax_id" || t.Customer.ID != customerID || t.Type != par.TaxID.Type {
+			return billing.Result{}, errors.New("the answer is not the customer's new tax id")
+		}
+		return billing.Result{State: billing.Done, Object: t.ID}, nil
 	}
 	var c customer
 	if err := a.decode(&c); err != nil {
@@ -338,10 +359,26 @@ func (p *Provider) Outcome(ctx context.Context, customerID string, step billing.
 		return says(gone, step.Object)
 	case stepSetup:
 		return p.outcomeSetup(ctx, customerID, key, last)
-	case stepCustomer, stepCustomerDefault:
+	case stepTaxIDDelete:
+		if par.Customer != customerID {
+			return unsure(notFound(step.Object))
+		}
+		has, err := p.hasTaxID(ctx, customerID, step.Object)
+		if err != nil {
+			return unsure(err)
+		}
+		return says(!has, step.Object)
+	case stepCustomer, stepCustomerDefault, stepTaxIDCreate:
+		if step.Object != customerID {
+			return unsure(notFound(step.Object))
+		}
 		c, _, err := p.customer(ctx, customerID)
 		if err != nil {
 			return unsure(err)
+		}
+		if step.Kind == stepTaxIDCreate {
+			t, yes := c.added(par)
+			return says(yes, t.ID)
 		}
 		if step.Kind == stepCustomerDefault {
 			return says(c.InvoiceSettings.DefaultPaymentMethod.ID == method, c.ID)
@@ -425,6 +462,11 @@ func hasDetails(c *customer, d *billing.Details) bool {
 		return false
 	}
 	same := func(want *string, have string) bool { return want == nil || *want == have }
-	return same(d.Name, c.Name) && same(d.Email, c.Email) && same(d.Phone, c.Phone) &&
+	locale := ""
+	if len(c.Locales) > 0 {
+		locale = c.Locales[0]
+	}
+	return same(d.Locale, locale) && (d.InvoiceFields == nil || slices.Equal(*d.InvoiceFields, c.InvoiceSettings.CustomFields)) &&
+		same(d.Name, c.Name) && same(d.Email, c.Email) && same(d.Phone, c.Phone) &&
 		(d.Address == nil || *d.Address == billing.Address(c.Address))
 }

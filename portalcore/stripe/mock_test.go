@@ -61,7 +61,7 @@ type owner struct {
 	edit func(path string, o map[string]any)
 }
 
-var objectID = regexp.MustCompile(`^(?:cus|sub|in|pm|pi|cs|price)_\w+$`)
+var objectID = regexp.MustCompile(`^(?:cus|sub|in|pm|pi|cs|price|cn|txi)_\w+$`)
 
 func (o *owner) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
@@ -117,7 +117,7 @@ func (o *owner) expansions(r *http.Request, body []byte, v map[string]any) {
 		parts := strings.Split(x, ".")
 		kind, _ := v["object"].(string)
 		rest := parts
-		if l, ok := v["data"].([]any); kind == "list" && ok && len(l) > 0 && parts[0] == "data" {
+		if l, ok := v["data"].([]any); (kind == "list" || kind == "search_result") && ok && len(l) > 0 && parts[0] == "data" {
 			kind, _ = l[0].(map[string]any)["object"].(string)
 			rest = parts[1:]
 		}
@@ -230,7 +230,7 @@ func TestStripeMockAcceptsEveryRequest(t *testing.T) {
 	}
 	defer func() { _ = p.Close() }()
 	ctx := context.Background()
-	const cus = "cus_1"
+	const cus, taxID = "cus_1", "txi_1"
 
 	// The fixtures' subscription as a live one, with items that have all a
 	// change needs.
@@ -279,6 +279,12 @@ func TestStripeMockAcceptsEveryRequest(t *testing.T) {
 			}
 		})
 		each(v, "product", func(map[string]any) { product = product || strings.HasSuffix(path, "/products") })
+		each(v, "customer", func(c map[string]any) {
+			c["tax_ids"] = map[string]any{"object": "list", "data": []any{map[string]any{"object": "tax_id", "id": taxID, "customer": cus}}}
+		})
+		each(v, "charge", func(c map[string]any) { c["customer"] = cus })
+		each(v, "tax_id", func(x map[string]any) { x["id"] = taxID })
+		each(v, "credit_note", func(n map[string]any) { n["id"] = "cn_1" })
 		each(v, "payment_method", func(m map[string]any) { m["customer"] = cus })
 		each(v, "invoice", func(i map[string]any) {
 			if i["status"] == "draft" {
@@ -328,6 +334,13 @@ func TestStripeMockAcceptsEveryRequest(t *testing.T) {
 	// The PDF itself is on a host that the fixtures name; only the read of the
 	// invoice is a request to the API.
 	_, _ = p.Document(ctx, cus, billing.DocumentRef{Invoice: "in_1"})
+	_, _ = p.Document(ctx, cus, billing.DocumentRef{Invoice: "in_1", CreditNote: "cn_1"})
+	_, err = p.Invoice(ctx, cus, "in_1")
+	must(err)
+	for _, q := range []billing.CustomerQuery{{Email: "a@example.com"}, {Reference: `it's \ "x"`}, {Reference: cus}} {
+		_, err := p.Search(ctx, q)
+		must(err)
+	}
 	pending = false
 
 	try := func(a billing.Action, refs map[string]string) {
@@ -378,7 +391,15 @@ func TestStripeMockAcceptsEveryRequest(t *testing.T) {
 	cancelling, cancelAt = false, true
 	try(billing.Action{Kind: billing.Resume, Subscription: "sub_1"}, nil)
 	s := "x"
-	try(billing.Action{Kind: billing.UpdateDetails, Details: &billing.Details{Name: &s, Email: &s, Phone: &s, Address: &billing.Address{Line1: "a", Country: "DE"}}}, nil)
+	fields, none := []billing.InvoiceField{{Name: "PO number", Value: "1"}, {Name: "b", Value: "c"}}, []billing.InvoiceField{}
+	try(billing.Action{Kind: billing.UpdateDetails, Details: &billing.Details{
+		Name: &s, Email: &s, Phone: &s, Address: &billing.Address{Line1: "a", Country: "DE"}, InvoiceFields: &fields, Locale: &s,
+	}}, nil)
+	try(billing.Action{Kind: billing.UpdateDetails, Details: &billing.Details{InvoiceFields: &none}}, nil)
+	for _, ty := range billing.TaxIDTypes("") { // each type is one of Stripe's
+		try(billing.Action{Kind: billing.UpdateTaxID, TaxID: &billing.TaxIDChange{Type: ty.Type, Value: ty.Example}}, nil)
+	}
+	try(billing.Action{Kind: billing.UpdateTaxID, TaxID: &billing.TaxIDChange{Remove: taxID}}, nil)
 	if !product {
 		t.Error("the list of products was never asked for")
 	}
@@ -390,10 +411,12 @@ func TestStripeMockAcceptsEveryRequest(t *testing.T) {
 		t.Error("the check lets everything through")
 	}
 	want := []string{
-		"GET /v1/checkout/sessions", "GET /v1/checkout/sessions/{id}", "GET /v1/customers/{id}", "GET /v1/customers/{id}/payment_methods",
-		"GET /v1/invoice_payments", "GET /v1/invoices", "GET /v1/invoices/{id}", "GET /v1/payment_intents", "GET /v1/payment_methods/{id}", "GET /v1/prices",
+		"DELETE /v1/customers/{id}/tax_ids/{id}", "GET /v1/charges",
+		"GET /v1/checkout/sessions", "GET /v1/checkout/sessions/{id}", "GET /v1/credit_notes", "GET /v1/credit_notes/{id}",
+		"GET /v1/customers", "GET /v1/customers/search", "GET /v1/customers/{id}", "GET /v1/customers/{id}/payment_methods", "GET /v1/customers/{id}/tax_ids/{id}",
+		"GET /v1/invoice_payments", "GET /v1/invoices", "GET /v1/invoices/{id}", "GET /v1/invoices/{id}/lines", "GET /v1/payment_intents", "GET /v1/payment_methods/{id}", "GET /v1/prices",
 		"GET /v1/prices/{id}", "GET /v1/products", "GET /v1/subscriptions", "GET /v1/subscriptions/{id}",
-		"POST /v1/checkout/sessions", "POST /v1/customers/{id}", "POST /v1/invoices/create_preview", "POST /v1/invoices/{id}/pay",
+		"POST /v1/checkout/sessions", "POST /v1/customers/{id}", "POST /v1/customers/{id}/tax_ids", "POST /v1/invoices/create_preview", "POST /v1/invoices/{id}/pay",
 		"POST /v1/invoices/{id}/void", "POST /v1/payment_intents/{id}/confirm", "POST /v1/payment_methods/{id}/detach", "POST /v1/subscriptions/{id}",
 	}
 	var got []string

@@ -93,7 +93,11 @@ type customer struct {
 	DefaultSource   expandable[struct{}] `json:"default_source"`
 	InvoiceSettings struct {
 		DefaultPaymentMethod expandable[paymentMethod] `json:"default_payment_method"`
+		CustomFields         []billing.InvoiceField    `json:"custom_fields"`
 	} `json:"invoice_settings"`
+	Created   stamp                 `json:"created"`
+	Metadata  map[string]string     `json:"metadata"`
+	TaxIDs    list[taxID]           `json:"tax_ids"`
 	TestClock expandable[testClock] `json:"test_clock"`
 }
 
@@ -106,7 +110,8 @@ func (c *customer) convert() billing.Customer {
 	if len(c.Locales) > 0 {
 		out.Locale = c.Locales[0]
 	}
-	out.Version = version(out.Name, out.Email, out.Phone, out.Address, out.DefaultPaymentMethod)
+	out.TaxIDs, out.InvoiceFields, out.Reference = c.taxIDs(), c.InvoiceSettings.CustomFields, c.Metadata[metaReference]
+	out.Version = version(out.Name, out.Email, out.Phone, out.Address, out.DefaultPaymentMethod, out.Locale, out.TaxIDs, out.InvoiceFields)
 	return out
 }
 
@@ -379,6 +384,7 @@ func (m *paymentMethod) delayed() bool {
 }
 
 type invoiceLine struct {
+	ID          string `json:"id"`
 	Description string `json:"description"`
 	Amount      int64  `json:"amount"`
 	Currency    string `json:"currency"`
@@ -521,6 +527,8 @@ type checkoutSession struct {
 
 type paymentIntent struct {
 	Object        string                    `json:"object"`
+	Created       stamp                     `json:"created"`
+	Amount        int64                     `json:"amount"`
 	ID            string                    `json:"id"`
 	Status        string                    `json:"status"`
 	PaymentMethod expandable[paymentMethod] `json:"payment_method"`

@@ -23,6 +23,8 @@ const (
 	stepCustomerDefault = "customer.default"      // POST customers/{id}: invoice_settings
 	stepSetup           = "checkout.setup"        // POST checkout/sessions: mode=setup
 	stepDetach          = "payment_method.detach" // POST payment_methods/{id}/detach
+	stepTaxIDCreate     = "tax_id.create"         // POST customers/{id}/tax_ids
+	stepTaxIDDelete     = "tax_id.delete"         // DELETE customers/{id}/tax_ids/{id}
 )
 
 // refPaymentMethod names the payment method that a checkout session brought.
@@ -49,6 +51,11 @@ type params struct {
 	Delayed bool `json:"delayed,omitempty"`
 	// Details are the details that a customer.update sets.
 	Details *billing.Details `json:"details,omitempty"`
+	// TaxID is what a tax_id.create adds, and TaxIDsBefore the ids that were
+	// there before it. Customer is whose tax id a tax_id.delete removes.
+	TaxID        *billing.TaxIDChange `json:"tax_id,omitempty"`
+	TaxIDsBefore []string             `json:"tax_ids_before,omitempty"`
+	Customer     string               `json:"customer,omitempty"`
 	// PaymentMethod is what a …default step sets, or an invoice.pay charges,
 	// where it is known.
 	PaymentMethod string `json:"payment_method,omitempty"`
@@ -111,7 +118,7 @@ func (p *Provider) Preview(ctx context.Context, customerID string, action billin
 		return p.previewChange(ctx, customerID, action, at)
 	case billing.DropPending, billing.Cancel, billing.Resume:
 		return p.previewSubscription(ctx, customerID, action, at)
-	case billing.UpdateDetails:
+	case billing.UpdateDetails, billing.UpdateTaxID:
 		return p.previewCustomer(ctx, customerID, action, at)
 	case billing.AddPaymentMethod, billing.SetDefaultPaymentMethod, billing.RemovePaymentMethod, billing.PayInvoices:
 		return p.previewMethod(ctx, customerID, action, at)
@@ -398,7 +405,11 @@ func (p *Provider) previewCustomer(ctx context.Context, customerID string, actio
 	at = at.UTC().Truncate(time.Second)
 	b := c.convert()
 	out := billing.Preview{Action: action, At: at, ObjectVersion: b.Version, Effective: at}
-	f, err := detailsForm(action.Details)
+	if action.Kind == billing.UpdateTaxID {
+		out.Steps, err = taxIDSteps(c, action.TaxID)
+		return out, err
+	}
+	f, err := detailsForm(c, action.Details)
 	if err != nil {
 		return billing.Preview{}, err
 	}
@@ -450,7 +461,7 @@ func defaultSteps(customerID string, subs []subscription, m *paymentMethod, retu
 	return out
 }
 
-func detailsForm(d *billing.Details) (form, error) {
+func detailsForm(c *customer, d *billing.Details) (form, error) {
 	var f form
 	if d == nil {
 		d = &billing.Details{}
@@ -473,6 +484,18 @@ func detailsForm(d *billing.Details) (form, error) {
 			{"address[postal_code]", a.PostalCode},
 			{"address[country]", a.Country},
 		}...)
+	}
+	if d.InvoiceFields != nil {
+		if err := fieldsForm(&f, *d.InvoiceFields); err != nil {
+			return nil, err
+		}
+	}
+	switch l := d.Locale; {
+	case l == nil || *l == "" && len(c.Locales) == 0:
+	case *l == "":
+		return nil, refused("invalid_request", "locale", errors.New("a language can be replaced and not unset"))
+	default:
+		f.add("preferred_locales[0]", *l)
 	}
 	if len(f) == 0 {
 		return nil, refused("invalid_request", "details", errors.New("nothing would change"))

@@ -5,12 +5,9 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
-	"mime"
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
@@ -59,10 +56,11 @@ func (p *Provider) Prices(ctx context.Context) ([]billing.Price, error) {
 	return nil, &billing.Error{Fault: billing.Unavailable, Code: "invalid_request", Err: fmt.Errorf("more than %d active recurring prices; name the plans' prices in the config", 1000*maxPages)}
 }
 
-// customer reads a customer, with its default payment method expanded.
+// customer reads a customer, with its default payment method and its tax ids
+// expanded.
 func (p *Provider) customer(ctx context.Context, id string) (*customer, *answer, error) {
 	f := form{}
-	f.expand("invoice_settings.default_payment_method")
+	f.expand("invoice_settings.default_payment_method", "tax_ids")
 	if !p.live {
 		f.expand("test_clock")
 	}
@@ -433,133 +431,4 @@ func (p *Provider) invoice(ctx context.Context, customerID, id string) (*invoice
 		return nil, notFound(id)
 	}
 	return v, nil
-}
-
-// Document implements billing.Provider. The file's address is read anew each
-// time, as it expires; the file is fetched without the key, from allow-listed
-// hosts only, over at most three redirects.
-func (p *Provider) Document(ctx context.Context, customerID string, ref billing.DocumentRef) (billing.Document, error) {
-	ctx = forCustomer(ctx, customerID)
-	id := ref.Invoice
-	v, err := p.invoice(ctx, customerID, id)
-	if err != nil {
-		return billing.Document{}, err
-	}
-	if v.Status == "draft" || v.PDF == "" {
-		return billing.Document{}, notFound(id)
-	}
-	fail := func(code string, err error) (billing.Document, error) {
-		return billing.Document{}, &billing.Error{Fault: billing.Unavailable, Code: code, Param: id, Err: err}
-	}
-	u, err := url.Parse(v.PDF)
-	if err != nil {
-		return fail("bad_answer", errors.New("invoice_pdf is not a URL"))
-	}
-	if err := p.checkFile(u); err != nil {
-		return fail("bad_answer", err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, documentTimeout)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-	if err != nil {
-		cancel()
-		return fail("bad_answer", errors.New("invoice_pdf is not a URL"))
-	}
-	req.Header.Set("Accept", "application/pdf")
-	req.Header.Set("User-Agent", "caddy-billing-portal")
-	res, err := p.files.Do(req)
-	if err != nil {
-		cancel()
-		// The URL is a bearer secret of its own: it stays out of the error.
-		if ue, ok := errors.AsType[*url.Error](err); ok {
-			err = ue.Err
-		}
-		return fail("unreachable", err)
-	}
-	bad := func(err error) (billing.Document, error) {
-		_ = res.Body.Close()
-		cancel()
-		return fail("bad_answer", err)
-	}
-	if res.StatusCode != http.StatusOK {
-		return bad(fmt.Errorf("the file's host answered %d", res.StatusCode))
-	}
-	if mt, _, err := mime.ParseMediaType(res.Header.Get("Content-Type")); err != nil || mt != "application/pdf" {
-		return bad(errors.New("the file is not a PDF"))
-	}
-	if res.ContentLength > maxDocument {
-		return bad(fmt.Errorf("the file is over %d bytes", maxDocument))
-	}
-	return billing.Document{
-		ContentType: "application/pdf", Size: res.ContentLength,
-		Body: &file{r: res.Body, left: maxDocument, cancel: cancel},
-	}, nil
-}
-
-// file caps a document's size and ends its context when it is closed.
-type file struct {
-	r      io.ReadCloser
-	left   int64
-	cancel context.CancelFunc
-}
-
-func (f *file) Read(b []byte) (int, error) {
-	if f.left <= 0 {
-		// One byte more than allowed tells the end from an overrun.
-		var one [1]byte
-		n, err := f.r.Read(one[:])
-		if n > 0 {
-			return 0, fmt.Errorf("stripe: the file is over %d bytes", maxDocument)
-		}
-		return 0, err
-	}
-	if int64(len(b)) > f.left {
-		b = b[:f.left]
-	}
-	n, err := f.r.Read(b)
-	f.left -= int64(n)
-	return n, err
-}
-
-func (f *file) Close() error {
-	err := f.r.Close()
-	f.cancel()
-	return err
-}
-
-// checkFile reports whether a document may be fetched from u.
-func (p *Provider) checkFile(u *url.URL) error {
-	host := strings.ToLower(u.Hostname())
-	switch {
-	case u.User != nil:
-		return errors.New("the file's address carries a user name")
-	case p.loopback && isLoopback(host) && (u.Scheme == "http" || u.Scheme == "https"):
-		return nil
-	case u.Scheme != "https":
-		return errors.New("the file's address is not https")
-	case u.Port() != "" && u.Port() != "443", !slices.Contains(p.hosts, host):
-		return fmt.Errorf("the file is on host %q, which is not allowed; add it to the files hosts if it is Stripe's", u.Host)
-	}
-	return nil
-}
-
-func (p *Provider) checkRedirect(req *http.Request, via []*http.Request) error {
-	if len(via) > 3 {
-		return errors.New("the file's address redirects more than three times")
-	}
-	// A Referer would hand the address before to the next host.
-	req.Header.Del("Referer")
-	return p.checkFile(req.URL)
-}
-func notBuilt() error {
-	return &billing.Error{Fault: billing.Unavailable, Code: "not_built", Err: errors.New("not built yet")}
-}
-
-// Search implements billing.Provider.
-func (p *Provider) Search(ctx context.Context, q billing.CustomerQuery) ([]billing.Customer, error) {
-	return nil, notBuilt()
-}
-
-// Invoice implements billing.Provider.
-func (p *Provider) Invoice(ctx context.Context, customer, invoice string) (billing.InvoiceDetail, error) {
-	return billing.InvoiceDetail{}, notBuilt()
 }

@@ -308,6 +308,9 @@ func TestDocument(t *testing.T) {
 		case r.URL.Path == "/html":
 			w.Header().Set("Content-Type", "text/html")
 			_, _ = io.WriteString(w, pdf)
+		case r.URL.Path == "/script", r.URL.Path == "/short":
+			w.Header().Set("Content-Type", "application/pdf")
+			_, _ = io.WriteString(w, map[string]string{"/script": "<script>alert(1)</script>", "/short": "%PD"}[r.URL.Path])
 		case r.URL.Path == "/gone":
 			w.Header().Set("Content-Type", "application/pdf")
 			w.WriteHeader(http.StatusGone)
@@ -317,6 +320,7 @@ func TestDocument(t *testing.T) {
 				w.Header().Set("Content-Length", fmt.Sprint(21<<20))
 			}
 			b := make([]byte, 1<<20)
+			copy(b, pdf)
 			for range 21 {
 				if _, err := w.Write(b); err != nil {
 					return
@@ -350,7 +354,9 @@ func TestDocument(t *testing.T) {
 		{"big", invoice("cus_1", "paid", files.URL+"/big"), billing.Unavailable, ""},
 		{"of another customer", invoice("cus_2", "paid", files.URL+"/hop1?n=1"), billing.NotFound, ""},
 		{"draft", invoice("cus_1", "draft", files.URL+"/hop1?n=1"), billing.NotFound, ""},
-		{"none", invoice("cus_1", "open", ""), billing.NotFound, ""},
+		{"not made yet", invoice("cus_1", "open", ""), billing.Unavailable, ""},
+		{"a page that says it is a PDF", invoice("cus_1", "paid", files.URL+"/script"), billing.Unavailable, ""},
+		{"three bytes", invoice("cus_1", "paid", files.URL+"/short"), billing.Unavailable, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			hops = 0
@@ -360,6 +366,9 @@ func TestDocument(t *testing.T) {
 				t.Fatalf("error %v, want %q", err, c.want)
 			}
 			secretFree(t, logs, err)
+			if ready := c.name != "not made yet"; err != nil && ready == (billing.CodeOf(err) == "not_ready") {
+				t.Errorf("code %q", billing.CodeOf(err))
+			}
 			if err != nil {
 				return
 			}

@@ -83,6 +83,9 @@ func (d *description) complete(v any) {
 		}
 	case map[string]any:
 		if kind, _ := v["object"].(string); kind != "" && kind != "list" {
+			if v["deleted"] == true {
+				kind = "deleted_" + kind
+			}
 			if s := d.named(kind); s != nil {
 				d.fill(v, s)
 				return

@@ -46,6 +46,7 @@ type view struct {
 	ctx context.Context
 	l   *sandbox.Ledger
 	h   *handler
+	sub string // the second id in the path, if any
 	to  string // the origin that pages and files are on; "" for an event, which has no links to them
 }
 
@@ -72,15 +73,19 @@ func (v *view) customer(c sandbox.Customer, x expansions, at string) (any, error
 	for _, s := range c.PreferredLocales {
 		locales = append(locales, s)
 	}
-	return object{
+	out := object{
 		"id": c.ID, "object": "customer", "created": unix(c.Created), "livemode": false,
 		"name": orNull(c.Name), "email": orNull(c.Email), "phone": orNull(c.Phone), "address": addressOf(c.Address),
 		"shipping": nil, "description": nil, "delinquent": false, "default_source": nil, "tax_exempt": "none",
 		"balance": c.Balance, "currency": orNull(c.Currency), "preferred_locales": locales,
 		"invoice_prefix": c.InvoicePrefix, "next_invoice_sequence": c.NextInvoiceSequence,
-		"invoice_settings": object{"custom_fields": nil, "default_payment_method": pm, "footer": nil, "rendering_options": nil},
+		"invoice_settings": object{"custom_fields": fieldsOf(c.InvoiceFields), "default_payment_method": pm, "footer": nil, "rendering_options": nil},
 		"metadata":         metadataOf(c.Metadata), "test_clock": nil,
-	}, nil
+	}
+	if x[at+"tax_ids"] {
+		out["tax_ids"] = taxIDList(c)
+	}
+	return out, nil
 }
 
 func productOf(p sandbox.Product) object {
@@ -237,9 +242,8 @@ func (v *view) subscription(s sandbox.Subscription, x expansions, at string) (an
 	}, nil
 }
 
-func (v *view) invoice(i sandbox.Invoice, x expansions, at string) (any, error) {
+func linesOf(i sandbox.Invoice) []any {
 	lines := []any{}
-	var credits []sandbox.LineCredit
 	for _, l := range i.Lines {
 		var taxes []any
 		if l.Tax != 0 {
@@ -259,11 +263,26 @@ func (v *view) invoice(i sandbox.Invoice, x expansions, at string) (any, error) 
 			"taxes": taxes, "metadata": object{}, "discounts": []any{}, "discountable": true,
 			"quantity_decimal": l.QuantityDecimal.String(), "pretax_credit_amounts": pretax(l.Credits),
 		})
+	}
+	return lines
+}
+
+func (v *view) invoice(i sandbox.Invoice, x expansions, at string) (any, error) {
+	lines := linesOf(i)
+	var credits []sandbox.LineCredit
+	for _, l := range i.Lines {
 		credits = append(credits, l.Credits...)
 	}
 	taxes := []any{}
 	if i.Tax != 0 {
-		taxes = append(taxes, object{"amount": i.Tax, "tax_behavior": "exclusive", "taxable_amount": i.Subtotal - i.Credits, "type": "tax_rate_details"})
+		taxes = append(taxes, object{
+			"amount": i.Tax, "tax_behavior": "exclusive", "taxable_amount": i.Subtotal - i.Credits, "type": "tax_rate_details",
+			"tax_rate_details": object{"tax_rate": taxRate(i, false)},
+		})
+	}
+	taxIDs := []any{}
+	for _, t := range i.CustomerTaxIDs {
+		taxIDs = append(taxIDs, object{"type": t.Type, "value": t.Value})
 	}
 	id := i.ID
 	var pdf, hosted, ending any
@@ -289,6 +308,7 @@ func (v *view) invoice(i sandbox.Invoice, x expansions, at string) (any, error) 
 		"amount_remaining": i.AmountRemaining, "attempt_count": i.AttemptCount, "attempted": i.Attempted,
 		"next_payment_attempt": unix(i.NextPaymentAttempt), "invoice_pdf": pdf, "hosted_invoice_url": hosted,
 		"customer_name": orNull(i.CustomerName), "customer_email": orNull(i.CustomerEmail), "customer_address": addressOf(i.CustomerAddress),
+		"customer_tax_ids": taxIDs, "custom_fields": fieldsOf(i.CustomFields), "total_discount_amounts": []any{},
 		"status_transitions": object{"paid_at": unix(i.PaidAt), "voided_at": unix(i.VoidedAt)}, "metadata": object{},
 		"parent": object{
 			"type": "subscription_details", "quote_details": nil,
@@ -318,7 +338,7 @@ func (v *view) payments(i sandbox.Invoice, x expansions, at string) ([]any, erro
 	}
 	var in any = pi.ID
 	if x[at+"payment.payment_intent"] {
-		if in, err = v.paymentIntent(pi, nil, ""); err != nil {
+		if in, err = v.paymentIntent(pi, x, at+"payment.payment_intent."); err != nil {
 			return nil, err
 		}
 	}
@@ -407,6 +427,9 @@ func (v *view) session(s sandbox.CheckoutSession, x expansions, at string) objec
 
 // draw is the object of an event, without expansions.
 func (h *handler) draw(ctx context.Context, kind, id string) (any, error) {
+	if o, ok, err := h.drawPaper(ctx, kind, id); ok {
+		return o, err
+	}
 	v := &view{ctx: ctx, l: h.l, h: h}
 	switch kind {
 	case "customer":

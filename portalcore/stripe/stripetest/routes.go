@@ -22,14 +22,19 @@ var changedItems = &spec{kind: array, elem: obj(map[string]*spec{
 var proration = oneOf("always_invoice", "create_prorations", "none")
 
 func (h *handler) routes() {
-	h.handle("GET /v1/customers/{id}", only("invoice_settings.default_payment_method", "test_clock"), getCustomer)
+	h.handle("GET /v1/customers/{id}", only(ofCustomer...), getCustomer)
 	h.handle("POST /v1/customers/{id}", map[string]*spec{
 		"name": clearStr, "email": clearStr, "phone": clearStr, "metadata": metadata, "expand": expands(),
 		"address": obj(map[string]*spec{
 			"line1": clearStr, "line2": clearStr, "city": clearStr, "state": clearStr, "postal_code": clearStr, "country": clearStr,
 		}),
-		"invoice_settings": obj(map[string]*spec{"default_payment_method": clearStr}),
+		"invoice_settings": obj(map[string]*spec{
+			"default_payment_method": clearStr,
+			"custom_fields":          {kind: array, clear: true, elem: obj(map[string]*spec{"name": str, "value": str})},
+		}),
+		"preferred_locales": strs,
 	}, postCustomer)
+	h.papers()
 	h.handle("GET /v1/customers/{id}/payment_methods", paged(map[string]*spec{"type": str}), listMethods)
 	h.handle("GET /v1/payment_methods/{id}", only(), func(v *view, id string, a args, _ sandbox.Call) (any, error) {
 		m, err := v.l.PaymentMethod(v.ctx, id)
@@ -94,12 +99,12 @@ func (h *handler) routes() {
 			"cancel_at": {kind: integer, clear: true},
 		}),
 	}, preview)
-	h.handle("GET /v1/invoices/{id}", only(ofInvoice...), func(v *view, id string, a args, _ sandbox.Call) (any, error) {
+	h.handle("GET /v1/invoices/{id}", only(ofPaper...), func(v *view, id string, a args, _ sandbox.Call) (any, error) {
 		i, err := v.l.Invoice(v.ctx, id)
 		if err != nil {
 			return nil, err
 		}
-		return v.invoice(i, a.expansions(), "")
+		return v.whole(i, a.expansions())
 	})
 	h.handle("POST /v1/invoices/{id}/void", only(), func(v *view, id string, _ args, c sandbox.Call) (any, error) {
 		i, err := v.l.VoidInvoice(v.ctx, c, id)
@@ -120,7 +125,7 @@ func (h *handler) routes() {
 			}
 			return v.invoice(i, nil, "")
 		})
-	h.handle("GET /v1/invoice_payments", paged(map[string]*spec{"invoice": str, "status": oneOf("canceled", "open", "paid")}, "data.payment.payment_intent"), listPayments)
+	h.handle("GET /v1/invoice_payments", paged(map[string]*spec{"invoice": str, "status": oneOf("canceled", "open", "paid")}, "data.payment.payment_intent", "data.payment.payment_intent.payment_method"), listPayments)
 
 	h.handle("GET /v1/checkout/sessions", paged(map[string]*spec{"customer": str}), listSessions)
 	h.handle("POST /v1/checkout/sessions", map[string]*spec{
@@ -181,6 +186,16 @@ func postCustomer(v *view, id string, a args, c sandbox.Call) (any, error) {
 	p := sandbox.CustomerParams{
 		Name: a.strp("name"), Email: a.strp("email"), Phone: a.strp("phone"), Metadata: a.meta(),
 		DefaultPaymentMethod: a.args("invoice_settings").strp("default_payment_method"),
+	}
+	if x := a.args("invoice_settings"); x.has("custom_fields") {
+		fields := []billing.InvoiceField{}
+		for _, f := range x.list("custom_fields") {
+			fields = append(fields, billing.InvoiceField{Name: f.(args).str("name"), Value: f.(args).str("value")})
+		}
+		p.InvoiceFields = &fields
+	}
+	if a.has("preferred_locales") {
+		p.PreferredLocales = a.strs("preferred_locales")
 	}
 	if a.has("address") {
 		// Members that are not named stay.

@@ -204,7 +204,7 @@ func (h *handler) answer(r *http.Request, params map[string]*spec, fn call, c sa
 	if e != nil {
 		return answerOf(e)
 	}
-	v := &view{ctx: r.Context(), l: h.l, h: h, to: "http://" + r.Host}
+	v := &view{ctx: r.Context(), l: h.l, h: h, sub: r.PathValue("sub"), to: "http://" + r.Host}
 	out, err := fn(v, r.PathValue("id"), a, c)
 	if err != nil {
 		var le *sandbox.Error
@@ -284,7 +284,11 @@ func (h *handler) file(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "/storage/"+id+"/"+mac+"/pdf", http.StatusFound)
 		return
 	}
-	b, err := h.l.InvoicePDF(r.Context(), id)
+	pdf := h.l.InvoicePDF
+	if strings.HasPrefix(id, "cn_") {
+		pdf = h.l.CreditNotePDF
+	}
+	b, err := pdf(r.Context(), id)
 	if err != nil {
 		http.NotFound(w, r)
 		return

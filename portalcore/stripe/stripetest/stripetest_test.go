@@ -136,7 +136,7 @@ func TestStrict(t *testing.T) {
 		{"list of nobody", "GET", "/v1/subscriptions?customer=cus_nobody", "", 400, "resource_missing", "customer", nil},
 		{"nobody", "GET", "/v1/customers/cus_nobody", "", 404, "resource_missing", "", nil},
 		{"checkout without currency", "POST", "/v1/checkout/sessions", "mode=setup&success_url=https://a.example&customer=" + a.sub.Customer, 400, "parameter_missing", "currency", nil},
-		{"unknown path", "GET", "/v1/charges", "", 404, "", "", nil},
+		{"unknown path", "GET", "/v1/balance", "", 404, "", "", nil},
 		{"no key", "GET", sub, "", 401, "", "", []string{"Authorization", ""}},
 		{"other key", "GET", sub, "", 401, "", "", []string{"Authorization", "Bearer sk_test_other"}},
 		{"other version", "GET", sub, "", 400, "", "", []string{"Stripe-Version", "2026-04-22.dahlia"}},
