@@ -221,6 +221,7 @@ func TestEventsAgainstStripe(t *testing.T) {
 			}
 		}
 	}
+	w.EndGrant(w.Grant(sandbox.GrantParams{Customer: m.ID, Amount: 100, Currency: "usd"}), true)
 	first := update()
 	wait("invoice.payment_action_required")                              // before it is answered: events tell how things are when they are made
 	_, _ = w.Ledger.ConfirmPayment(bg, sandbox.Call{}, pi(first), false) // the no is an error
@@ -238,7 +239,7 @@ func TestEventsAgainstStripe(t *testing.T) {
 	do(w.Ledger.DetachPaymentMethod(bg, sandbox.Call{}, cs.PaymentMethod))
 	w.Default(m.ID, w.Method(m.ID, providertest.SEPAWorks))
 	w.Subscribe(m.ID, "price_b", 100)
-	wait("payment_intent.processing")
+	wait("payment_intent.processing", "billing.credit_grant.created", "billing.credit_grant.updated")
 	wait("product.created", "price.created", "customer.created", "customer.updated", "payment_method.attached", "payment_method.detached", "customer.subscription.created",
 		"customer.subscription.updated", "invoice.paid", "payment_intent.payment_failed", "invoice.payment_failed",
 		"customer.subscription.pending_update_expired", "invoice.voided", "payment_intent.succeeded", "setup_intent.succeeded",
