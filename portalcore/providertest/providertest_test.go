@@ -235,6 +235,14 @@ func TestEventsAgainstStripe(t *testing.T) {
 	cs, err = w.Ledger.CheckoutSession(bg, cs.ID)
 	do(cs, err)
 	do(w.Ledger.UpdateCustomer(bg, sandbox.Call{}, m.ID, sandbox.CustomerParams{DefaultPaymentMethod: &cs.PaymentMethod}))
+	tax, err := w.Ledger.CreateTaxID(bg, sandbox.Call{}, m.ID, "eu_vat", "DE123456789")
+	do(tax, err)
+	w.Advance(time.Minute)
+	wait("customer.tax_id.updated")
+	do(w.Ledger.DeleteTaxID(bg, sandbox.Call{}, m.ID, tax.ID))
+	list, _, err := w.Ledger.Invoices(bg, sandbox.InvoiceFilter{Customer: m.ID, Status: "paid", Limit: 100})
+	do(list, err)
+	w.CreditNote(list[len(list)-1].ID, 100, true)
 	w.Advance(40 * 24 * time.Hour) // a renewal that is not paid, to the end
 	do(w.Ledger.DetachPaymentMethod(bg, sandbox.Call{}, cs.PaymentMethod))
 	w.Default(m.ID, w.Method(m.ID, providertest.SEPAWorks))
@@ -243,7 +251,8 @@ func TestEventsAgainstStripe(t *testing.T) {
 	wait("product.created", "price.created", "customer.created", "customer.updated", "payment_method.attached", "payment_method.detached", "customer.subscription.created",
 		"customer.subscription.updated", "invoice.paid", "payment_intent.payment_failed", "invoice.payment_failed",
 		"customer.subscription.pending_update_expired", "invoice.voided", "payment_intent.succeeded", "setup_intent.succeeded",
-		"checkout.session.completed", "checkout.session.expired", "customer.subscription.deleted")
+		"checkout.session.completed", "checkout.session.expired", "customer.subscription.deleted",
+		"customer.tax_id.created", "customer.tax_id.deleted", "credit_note.created")
 	mu.Lock()
 	defer mu.Unlock()
 	for kind, customer := range got {
