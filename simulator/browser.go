@@ -238,7 +238,7 @@ func (w *world) enterPortal(c *payer, prior string) *browserSession {
 // act is one thing that a person does.
 func (w *world) act(c *payer, s *browserSession) {
 	sub := c.subs[w.rng.IntN(len(c.subs))]
-	switch w.rng.IntN(14) {
+	switch w.rng.IntN(18) {
 	case 0, 1, 2, 3, 4:
 		to := []int{priceBasic, priceTeam, priceTeam, priceGrand}[w.rng.IntN(4)]
 		w.change(s, billing.Action{
@@ -261,10 +261,31 @@ func (w *world) act(c *payer, s *browserSession) {
 		w.leave(c, s)
 	case 13:
 		w.look(c, s)
+	case 14, 15, 16:
+		a := billing.Action{Kind: billing.PayInvoices, Invoices: w.some(c)}
+		if w.chance(0.5) {
+			a.PaymentMethod = c.method
+		}
+		w.change(s, a)
+	case 17:
+		w.do(s, billing.Action{Kind: billing.AddPaymentMethod, Invoices: w.some(c)})
 	}
 	if w.chance(0.5) {
 		w.look(c, s)
 	}
+}
+
+// some picks some of what a customer owes, paid or not.
+func (w *world) some(c *payer) []string {
+	var ids []string
+	for len(ids) == 0 {
+		for _, v := range c.debts {
+			if w.chance(0.4) {
+				ids = append(ids, v.id)
+			}
+		}
+	}
+	return ids
 }
 
 // look draws a page: what it shows is at least as new as what was settled
@@ -373,7 +394,12 @@ func (w *world) do(s *browserSession, a billing.Action) {
 		var err error
 		began := w.now
 		if w.request("do", s, func(p *portal, who act.Who) {
-			i, err = p.corridor.Do(context.Background(), who, nonce, "", a)
+			if len(a.Invoices) > 0 {
+				sum := billing.Money{Amount: owed * int64(len(a.Invoices)), Currency: "usd"}
+				i, err = p.corridor.Agree(context.Background(), who, nonce, sum, a)
+			} else {
+				i, err = p.corridor.Do(context.Background(), who, nonce, "", a)
+			}
 			w.count("confirmations")
 		}) {
 			w.posted(s, &id, i, err, began)
@@ -446,11 +472,14 @@ func (w *world) hostile(c *payer, s *browserSession) {
 		for _, a := range []billing.Action{
 			{Kind: billing.Cancel, Subscription: theirs.id},
 			{Kind: billing.SetDefaultPaymentMethod, PaymentMethod: other.method},
+			{Kind: billing.PayInvoices, Invoices: []string{other.debts[0].id}},
+			{Kind: billing.PayInvoices, Invoices: []string{c.debts[0].id, other.debts[0].id}},
+			{Kind: billing.AddPaymentMethod, Invoices: []string{other.debts[0].id}},
 			{Kind: billing.ChangePlan, Subscription: theirs.id, Items: []billing.ItemChange{{Item: theirs.item, Price: priceOf(priceTeam).ID, Quantity: 1}}},
 			{Kind: billing.ChangePlan, Subscription: c.subs[0].id, Items: []billing.ItemChange{{Item: theirs.item, Price: priceOf(priceTeam).ID, Quantity: 1}}},
 		} {
 			var err error
-			if a.Kind == billing.ChangePlan {
+			if a.Kind == billing.ChangePlan || a.Kind == billing.PayInvoices {
 				_, err = p.corridor.Prepare(context.Background(), who, a)
 			} else {
 				_, err = p.corridor.Do(context.Background(), who, nonce, "", a)

@@ -23,7 +23,9 @@ type intent struct {
 	Customer  string
 	Role      string
 	Object    string
+	Objects   []string
 	State     journal.State
+	Created   time.Time
 	Due       time.Time
 	Owner     string
 	Lease     time.Time
@@ -31,12 +33,15 @@ type intent struct {
 	Restored  time.Time
 	ReadOnly  bool   `json:"read_only"`
 	SettledBy string `json:"settled_by"`
-	Action    struct{ Kind billing.ActionKind }
+	Action    billing.Action
 	Steps     []struct {
-		Key      string
-		SentAt   time.Time `json:"sent_at"`
-		Attempts int
-		Done     bool
+		Key         string
+		SentAt      time.Time `json:"sent_at"`
+		Attempts    int
+		Done        bool
+		Ended       journal.State
+		Result      *billing.Result
+		Independent bool
 	}
 }
 
@@ -49,10 +54,11 @@ var (
 // but those that end an intent.
 var next = map[journal.State][]journal.State{
 	journal.Planned:          {journal.Sent, journal.Cancelled, journal.Succeeded, journal.Reconciling},
-	journal.Sent:             {journal.Succeeded, journal.Refused, journal.Partial, journal.NotApplied, journal.AwaitingCustomer, journal.Unknown, journal.Reconciling, journal.Manual},
-	journal.Unknown:          {journal.Sent, journal.Succeeded, journal.AwaitingCustomer, journal.Reconciling, journal.NotApplied, journal.Partial, journal.Refused, journal.Manual},
-	journal.Reconciling:      {journal.Sent, journal.Succeeded, journal.AwaitingCustomer, journal.NotApplied, journal.Partial, journal.Manual},
-	journal.AwaitingCustomer: {journal.Sent, journal.Succeeded, journal.NotApplied, journal.Partial, journal.Reconciling, journal.Manual},
+	journal.Sent:             {journal.Processing, journal.Succeeded, journal.Refused, journal.Partial, journal.NotApplied, journal.AwaitingCustomer, journal.Unknown, journal.Reconciling, journal.Manual},
+	journal.Unknown:          {journal.Processing, journal.Sent, journal.Succeeded, journal.AwaitingCustomer, journal.Reconciling, journal.NotApplied, journal.Partial, journal.Refused, journal.Manual},
+	journal.Reconciling:      {journal.Processing, journal.Refused, journal.Sent, journal.Succeeded, journal.AwaitingCustomer, journal.NotApplied, journal.Partial, journal.Manual},
+	journal.Processing:       {journal.Sent, journal.Succeeded, journal.NotApplied, journal.Partial, journal.Refused, journal.Reconciling, journal.AwaitingCustomer, journal.Manual},
+	journal.AwaitingCustomer: {journal.Processing, journal.Refused, journal.Sent, journal.Succeeded, journal.NotApplied, journal.Partial, journal.Reconciling, journal.Manual},
 	journal.Manual:           {journal.Succeeded, journal.Partial, journal.NotApplied},
 }
 
@@ -92,8 +98,20 @@ func (w *world) wrote(i *intent, t *txn, by *portal) {
 
 	// Everything that follows the state does so in the same commit.
 	at := func(parts ...string) []byte { return w.disk.get(string(store.Key(parts...)), w.disk.seq) }
-	if lock := at(tenant, "lock", i.Customer, i.Object); i.State.Locks() != (string(lock) == i.ID) {
-		w.broken("INV5", "%s is %s and the lock of %s is held by %q", i.ID, i.State, i.Object, lock)
+	for _, o := range append([]string{i.Object}, i.Objects...) {
+		if lock := at(tenant, "lock", i.Customer, o); i.State.Locks() != (string(lock) == i.ID) {
+			w.broken("INV5", "%s is %s and the lock of %s is held by %q", i.ID, i.State, o, lock)
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(w.intents)) {
+		o := w.intents[id]
+		if o.ID == i.ID || o.Customer != i.Customer || !o.State.Locks() || !i.State.Locks() {
+			continue
+		}
+		mine := i.Action.Objects(i.Customer)
+		if slices.ContainsFunc(o.Action.Objects(o.Customer), func(object string) bool { return slices.Contains(mine, object) }) {
+			w.broken("INV6", "%s (%s) and %s (%s) are about the same object at the same time", i.ID, i.Action.Kind, o.ID, o.Action.Kind)
+		}
 	}
 	if due := at("work", store.TimePart(i.Due.UnixNano()), tenant, i.Customer, i.ID); i.State.Terminal() != (due == nil) {
 		w.broken("INV5", "%s is %s, due %s, and its work entry is %q", i.ID, i.State, i.Due, due)
@@ -141,7 +159,7 @@ func (w *world) moved(old, i *intent, by *portal) {
 		switch {
 		case len(i.Steps) != len(old.Steps), a.Key != b.Key:
 			w.broken("INV2", "the steps of %s are not those it was planned with", i.ID)
-		case a.Done && !b.Done, !a.SentAt.IsZero() && b.SentAt.IsZero(), b.Attempts < a.Attempts:
+		case a.Done && !b.Done, a.Ended != b.Ended && a.Ended != "", b.Done && b.Ended != "", !a.SentAt.IsZero() && b.SentAt.IsZero(), b.Attempts < a.Attempts:
 			w.broken("INV2", "%s forgot that step %d was sent or done", i.ID, n)
 		}
 	}
@@ -198,7 +216,14 @@ func (w *world) told(customer string, i journal.Intent, began time.Duration) {
 		w.broken("INV3", "%s was shown intent %s of %s", customer, i.ID, i.Customer)
 	}
 	w.count("answered: " + string(i.State))
-	w.holds(i.ID, customer, i.State, len(i.Steps))
+	w.holds(i.ID, customer, i.State, len(i.Steps), ordered(i.Action))
+	for n := range i.Steps {
+		took := w.prov.effects[stepOf(i.Steps[n].Key)] > 0
+		switch state := i.StateOf(n); {
+		case state == journal.Succeeded && !took && i.SettledBy == "", took && state.Terminal() && state != journal.Succeeded && state != journal.Manual:
+			w.broken("INV3", "%s was told that step %d of %s is %s, and took effect: %v", customer, n, i.ID, state, took)
+		}
+	}
 	old := w.acks[i.ID]
 	if old != nil && old.era == w.era && old.state.Terminal() && old.state != journal.Manual {
 		// An answer that was on its way at the same time may be an older one.
@@ -210,8 +235,11 @@ func (w *world) told(customer string, i journal.Intent, began time.Duration) {
 	w.acks[i.ID] = &ack{i.ID, customer, i.State, w.era, w.now}
 }
 
+// ordered reports whether each step of an action rests on the one before it.
+func ordered(a billing.Action) bool { return len(a.Invoices) == 0 }
+
 // holds checks a settled state against what happened at the provider.
-func (w *world) holds(id, customer string, state journal.State, steps int) {
+func (w *world) holds(id, customer string, state journal.State, steps int, inOrder bool) {
 	applied, prefix := 0, true
 	for n := range steps {
 		if w.prov.effects[stepOf(journal.StepKey(id, n))] > 0 {
@@ -229,7 +257,7 @@ func (w *world) holds(id, customer string, state journal.State, steps int) {
 		ok = applied > 0 && applied < steps
 	default:
 	}
-	if !ok || !prefix {
+	if !ok || inOrder && !prefix {
 		w.broken("INV3", "%s of %s is %s and %d of %d steps took effect", id, customer, state, applied, steps)
 	}
 }
@@ -313,7 +341,7 @@ func (w *world) audit() {
 		if !i.State.Terminal() {
 			w.broken("INV5", "%s is still %s, due %s", id, i.State, i.Due)
 		}
-		w.holds(id, i.Customer, i.State, len(i.Steps))
+		w.holds(id, i.Customer, i.State, len(i.Steps), ordered(i.Action))
 		w.count("settled: " + string(i.State))
 		confirmed, settled := 0, 0
 		w.disk.under(string(store.Key(tenant, "audit", i.Customer)), func(k string, _ []byte) {

@@ -36,6 +36,7 @@ type stripe struct {
 	w         *world
 	customers []*payer
 	subs      map[string]*subscription
+	debts     map[string]*debt
 	methods   map[string]string // customer by payment method
 	keys      map[string]*kept
 	pages     map[string]*page
@@ -52,7 +53,20 @@ type payer struct {
 	id, method string
 	version    int // goes up with everything that changes
 	subs       []*subscription
+	debts      []*debt
 }
+
+// debt is an open invoice. An even one is paid by a card that the bank may ask
+// about, an odd one by a bank debit.
+type debt struct {
+	id       string
+	n        int
+	owner    *payer
+	paid     bool
+	underway int // debits that are being processed
+}
+
+const owed = 700 // on each invoice
 
 type subscription struct {
 	id, item string
@@ -76,6 +90,7 @@ type kept struct {
 type page struct {
 	until         time.Duration
 	done, dropped bool
+	debit         *debt // a bank is at it, not the customer
 	apply         func()
 	refs          map[string]string
 	reason        string
@@ -87,6 +102,7 @@ type params struct {
 	Cancel  *bool  `json:"cancel,omitempty"`
 	Method  string `json:"method,omitempty"`
 	Confirm bool   `json:"confirm,omitempty"` // the bank asks the customer first
+	Debit   bool   `json:"debit,omitempty"`   // the bank takes hours
 }
 
 const (
@@ -104,7 +120,7 @@ func priceOf(p int) billing.Price {
 
 func newStripe(w *world) *stripe {
 	return &stripe{
-		w: w, subs: map[string]*subscription{}, methods: map[string]string{}, keys: map[string]*kept{},
+		w: w, subs: map[string]*subscription{}, debts: map[string]*debt{}, methods: map[string]string{}, keys: map[string]*kept{},
 		pages: map[string]*page{}, effects: map[string]int{}, when: map[string]time.Duration{}, made: map[string]int{},
 	}
 }
@@ -119,6 +135,11 @@ func (s *stripe) add(n, subs int) *payer {
 		sub := &subscription{id: fmt.Sprintf("sub_%d%c", n, 'a'+m), item: fmt.Sprintf("si_%d%c", n, 'a'+m), owner: c, price: priceBasic, pending: true, version: 1}
 		s.subs[sub.id] = sub
 		c.subs = append(c.subs, sub)
+	}
+	for m := range 6 {
+		v := &debt{id: fmt.Sprintf("in_%d%c", n, 'a'+m), n: m, owner: c}
+		s.debts[v.id] = v
+		c.debts = append(c.debts, v)
 	}
 	s.customers = append(s.customers, c)
 	return c
@@ -221,6 +242,14 @@ func (p *wire) Account(ctx context.Context, customer string) (billing.Account, e
 			Items: []billing.Item{{ID: sub.item, Price: priceOf(sub.price), Quantity: 1}},
 		})
 	}
+	for _, v := range c.debts {
+		if !v.paid {
+			a.Debts = append(a.Debts, billing.Invoice{
+				ID: v.id, Status: billing.InvoiceOpen, Attempted: true, Processing: v.underway > 0,
+				AmountRemaining: billing.Money{Amount: owed, Currency: "usd"},
+			})
+		}
+	}
 	for m := range 2 {
 		a.PaymentMethods = append(a.PaymentMethods, billing.PaymentMethod{ID: fmt.Sprintf("pm_%s%d", strings.TrimPrefix(c.id, "cus_"), m), Type: "card"})
 	}
@@ -230,7 +259,7 @@ func (p *wire) Account(ctx context.Context, customer string) (billing.Account, e
 
 func (p *wire) Preview(ctx context.Context, customer string, a billing.Action, at time.Time) (billing.Preview, error) {
 	s := p.s
-	if err := s.owns(customer, a.Subscription, a.PaymentMethod); err != nil {
+	if err := s.owns(customer, append([]string{a.Subscription, a.PaymentMethod}, a.Invoices...)...); err != nil {
 		s.w.broken("INV7", "a preview for %s names %s %s, which are not theirs", customer, a.Subscription, a.PaymentMethod)
 	}
 	if err := p.reading(ctx, "a preview"); err != nil {
@@ -251,6 +280,13 @@ func (p *wire) Preview(ctx context.Context, customer string, a billing.Action, a
 			s.w.broken("SIM", "%v", err)
 		}
 		out.Steps = append(out.Steps, billing.Step{Kind: kind, Object: object, Params: raw, Needs: needs})
+	}
+	pay := func(needs ...string) {
+		for _, id := range a.Invoices {
+			v := s.debts[id]
+			step("invoice.pay", id, params{Confirm: v.n%3 == 0 && s.w.plan.confirm, Debit: v.n%2 == 1}, needs...)
+			out.Steps[len(out.Steps)-1].Independent = true
+		}
 	}
 	switch a.Kind {
 	case billing.ChangePlan:
@@ -283,6 +319,11 @@ func (p *wire) Preview(ctx context.Context, customer string, a billing.Action, a
 	case billing.AddPaymentMethod:
 		step("page.create", c.id, params{Confirm: true})
 		step("customer.attach", c.id, params{}, "payment_method")
+		pay("payment_method")
+	case billing.PayInvoices:
+		pay()
+		out.DueNow = billing.Money{Amount: owed * int64(len(a.Invoices)), Currency: "usd"}
+		out.Total = out.DueNow
 	case billing.SetDefaultPaymentMethod:
 		step("customer.update", c.id, params{Method: a.PaymentMethod})
 		for _, sub := range c.subs {
@@ -298,6 +339,9 @@ func (p *wire) Preview(ctx context.Context, customer string, a billing.Action, a
 func (s *stripe) owns(customer string, objects ...string) error {
 	for _, o := range objects {
 		sub, ok := s.subs[o]
+		if v := s.debts[o]; v != nil && v.owner.id == customer {
+			continue
+		}
 		if o != "" && o != customer && (!ok || sub.owner.id != customer) && s.methods[o] != customer {
 			return &billing.Error{Fault: billing.NotFound, Param: o}
 		}
@@ -441,13 +485,13 @@ func (s *stripe) serve(customer string, step billing.Step, key string, f fault) 
 	case broken500, broken500Rolled:
 		k.err = unknown(f)
 		if f == broken500Rolled {
-			w.spawn("rolled forward", nil, w.between(time.Second, latest), func() { s.execute(customer, step, key) })
+			w.spawn("rolled forward", nil, w.between(time.Second, latest), func() { _, _ = s.execute(customer, step, key) })
 		}
 	case broken500After:
-		s.execute(customer, step, key)
+		_, _ = s.execute(customer, step, key)
 		k.err = unknown(f)
 	default:
-		k.result = s.execute(customer, step, key)
+		k.result, k.err = s.execute(customer, step, key)
 	}
 	return k.result, k.err
 }
@@ -473,17 +517,26 @@ func (s *stripe) deletePending(customer string, step billing.Step, key string, f
 }
 
 // execute carries a step out, whatever else was: keys are looked at before.
-func (s *stripe) execute(customer string, step billing.Step, key string) billing.Result {
+func (s *stripe) execute(customer string, step billing.Step, key string) (billing.Result, error) {
 	if s.w.over {
-		return billing.Result{}
+		return billing.Result{}, unknown("over")
 	}
 	var p params
 	if err := json.Unmarshal(step.Params, &p); err != nil {
 		s.w.broken("SIM", "%v", err)
 	}
-	c, sub := s.payer(customer), s.subs[step.Object]
+	c, sub, v := s.payer(customer), s.subs[step.Object], s.debts[step.Object]
+	if v != nil && v.paid {
+		return billing.Result{}, &billing.Error{Fault: billing.Refused, Code: "not_changeable"}
+	}
 	do := func() {
 		switch step.Kind {
+		case "invoice.pay":
+			if v.paid { // by another payment meanwhile
+				return
+			}
+			v.paid = true
+			s.w.count("invoices paid")
 		case "subscription.update", "subscription.uncancel":
 			if p.Price != 0 {
 				sub.price = p.Price
@@ -498,6 +551,21 @@ func (s *stripe) execute(customer string, step billing.Step, key string) billing
 		}
 		s.effect(key, c, sub)
 	}
+	if p.Debit {
+		pg := &page{until: 1 << 62, apply: do, debit: v}
+		s.pages[key] = pg
+		v.underway++
+		s.w.spawn("debit", nil, s.w.between(time.Minute, 6*time.Hour), func() {
+			v.underway--
+			c.version++
+			if pg.done = s.w.chance(0.7); !pg.done {
+				pg.dropped = true
+				return
+			}
+			pg.apply()
+		})
+		return s.waiting(pg), nil
+	}
 	if p.Confirm {
 		pg := &page{until: s.w.now + pageLife, apply: do, reason: "authentication_required"}
 		if step.Kind == "page.create" {
@@ -505,13 +573,16 @@ func (s *stripe) execute(customer string, step billing.Step, key string) billing
 		}
 		s.pages[key] = pg
 		s.w.note("page %s", key)
-		return s.waiting(pg)
+		return s.waiting(pg), nil
 	}
 	do()
-	return billing.Result{State: billing.Done, Object: step.Object}
+	return billing.Result{State: billing.Done, Object: step.Object}, nil
 }
 
 func (s *stripe) waiting(pg *page) billing.Result {
+	if pg.debit != nil {
+		return billing.Result{State: billing.Processing}
+	}
 	return billing.Result{
 		State: billing.AwaitingCustomer, GoTo: "https://provider.example/page", Reason: pg.reason, Until: epoch.Add(pg.until),
 	}
@@ -544,7 +615,7 @@ func stepOf(key string) string {
 // visit is the customer doing their part on a page, or giving it up.
 func (s *stripe) visit(key string, done bool) {
 	pg := s.pages[key]
-	if pg == nil || pg.done || pg.dropped || s.w.now >= pg.until {
+	if pg == nil || pg.debit != nil || pg.done || pg.dropped || s.w.now >= pg.until {
 		return
 	}
 	if !done {
@@ -582,7 +653,7 @@ func (p *wire) Outcome(ctx context.Context, customer string, step billing.Step, 
 			r.Refs = pg.refs
 		}
 		return billing.Applied, r, nil
-	case pg == nil, pg.dropped, w.now >= pg.until:
+	case pg == nil, pg.dropped, pg.done, w.now >= pg.until:
 		return billing.NotApplied, billing.Result{}, nil
 	case last == nil:
 		return billing.Applied, s.waiting(pg), nil
@@ -636,9 +707,13 @@ func (w *world) leaves(customer string, step billing.Step, key string) {
 		w.broken("INV4", "%s was sent again from a restored store", key)
 	}
 	for m := range n {
-		if !i.Steps[m].Done {
+		before, alone := i.Steps[m], i.Steps[n].Independent
+		if !before.Done && (!alone || before.Ended == "" && (before.Result == nil || before.Result.State != billing.Processing)) {
 			w.broken("INV4", "step %s was sent before step %d was done", key, m)
 		}
+	}
+	if late := w.time().Sub(i.Created); i.Steps[n].Independent && i.Steps[n].Attempts == 1 && !w.plan.jumps && late > time.Hour+10*time.Minute {
+		w.broken("INV4", "step %s was sent for the first time %s after the click", key, late)
 	}
 	w.secrets("the parameters of "+key, step.Kind+step.Object+string(step.Params)+fmt.Sprint(step.Refs)+key)
 }

@@ -121,6 +121,19 @@ var More = []Plant{
 	{"another customer's card is taken", []Edit{{
 		"portalcore/act/sense.go", `if _, ok := acct.PaymentMethod(a.PaymentMethod); !ok {`, `if _, ok := acct.PaymentMethod(a.PaymentMethod); false && !ok {`,
 	}}},
+	{"an invoice is paid long after the click", []Edit{{
+		runFile, `(age > clickLife || age < -time.Minute)`, `(false && age > clickLife || age < -time.Minute)`,
+	}}},
+	{"only the first of the invoices is locked", []Edit{{
+		journalFile, `	if len(i.Objects) > 0 {
+		return i.Objects`, `	if len(i.Objects) > 0 {
+		return i.Objects[:1]`,
+	}}},
+	{"a payment goes on past one that waits for the bank's question", []Edit{{
+		journalFile, `		case s.Processing():
+`, `		case s.Processing() || s.Result != nil:
+`,
+	}}},
 	{"a cookie in the log", []Edit{{
 		sessionFile, `	hash, _, _ := split(cookie)
 `, `	hash, _, _ := split(cookie)
