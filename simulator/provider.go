@@ -571,6 +571,9 @@ func (s *stripe) execute(customer string, step billing.Step, key string) (billin
 		if step.Kind == "page.create" {
 			pg.reason, pg.refs = "enter_card", map[string]string{"payment_method": fmt.Sprintf("pm_%s1", strings.TrimPrefix(c.id, "cus_"))}
 		}
+		if v != nil {
+			pg.until = s.w.now + 6*pageLife
+		}
 		s.pages[key] = pg
 		s.w.note("page %s", key)
 		return s.waiting(pg), nil
@@ -712,7 +715,7 @@ func (w *world) leaves(customer string, step billing.Step, key string) {
 			w.broken("INV4", "step %s was sent before step %d was done", key, m)
 		}
 	}
-	if late := w.time().Sub(i.Created); i.Steps[n].Independent && i.Steps[n].Attempts == 1 && !w.plan.jumps && late > time.Hour+10*time.Minute {
+	if late := w.time().Sub(i.Created); i.Steps[n].Independent && i.Steps[n].Attempts == 1 && !w.plan.jumps && late > time.Hour+20*time.Minute {
 		w.broken("INV4", "step %s was sent for the first time %s after the click", key, late)
 	}
 	w.secrets("the parameters of "+key, step.Kind+step.Object+string(step.Params)+fmt.Sprint(step.Refs)+key)
