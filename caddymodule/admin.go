@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore"
+	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 	"github.com/portalcore/caddy-billing-portal/portalcore/journal"
 	"github.com/portalcore/caddy-billing-portal/portalcore/outbox"
 	"github.com/portalcore/caddy-billing-portal/portalcore/session"
@@ -66,6 +67,7 @@ func (adminAPI) Routes() []caddy.AdminRoute {
 		route(http.MethodGet, "status", adminStatus),
 		route(http.MethodGet, "intents", adminIntents),
 		route(http.MethodPost, "intents/settle", adminSettle),
+		route(http.MethodGet, "customers", adminCustomers),
 		route(http.MethodGet, "sessions", adminSessions),
 		route(http.MethodPost, "sessions/revoke", adminRevoke),
 		route(http.MethodGet, "events", adminEvents),
@@ -116,6 +118,9 @@ func apiError(err error) error {
 	status := http.StatusInternalServerError
 	if _, ok := errors.AsType[*portalcore.InputError](err); ok {
 		status = http.StatusBadRequest
+	}
+	if billing.FaultOf(err) == billing.Unavailable || billing.FaultOf(err) == billing.Retryable {
+		status = http.StatusServiceUnavailable
 	}
 	for cause, s := range map[error]int{
 		store.ErrNotFound:        http.StatusNotFound,
@@ -349,6 +354,29 @@ func order(w http.ResponseWriter, r *http.Request, a *App, into any, tenant *str
 		return nil, err
 	}
 	return a.tenant(*tenant)
+}
+
+// customersAnswer is the answer of customers.
+type customersAnswer struct {
+	Customers []portalcore.CustomerStatus `json:"customers"`
+}
+
+func adminCustomers(w http.ResponseWriter, r *http.Request, a *App) error {
+	q, err := query(r, "tenant", "reference", "email")
+	if err != nil {
+		return err
+	}
+	s, err := a.tenant(q.Get("tenant"))
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), adminTimeout)
+	defer cancel()
+	list, err := s.portal.Customers(ctx, billing.CustomerQuery{Reference: q.Get("reference"), Email: q.Get("email")})
+	if err != nil {
+		return err
+	}
+	return answer(w, customersAnswer{list})
 }
 
 // sessionsAnswer is the answer of sessions.

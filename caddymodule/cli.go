@@ -77,6 +77,22 @@ The intent is its id, or the reference that stands on the customer's receipt.
 				},
 				run: settleIntent,
 			}),
+		adminCommand{
+			use:   "customers --email <address> | --reference <id>",
+			short: "Looks customers up at the payment provider",
+			long: `
+Lists the customers with exactly that e-mail address, or that reference: your own
+id of the customer, or the provider's. The newest first, at most 20.
+
+  caddy billing-portal customers --email ada@example.com
+  caddy billing-portal customers --reference acct_42 --json
+`,
+			flags: func(fl *pflag.FlagSet) {
+				fl.String("email", "", "the customers with this e-mail address")
+				fl.String("reference", "", "the customers with this reference")
+			},
+			run: listCustomers,
+		}.command(),
 		group("sessions", "Lists and ends customers' sessions",
 			adminCommand{
 				use:   "list --customer <id>",
@@ -419,6 +435,21 @@ func settleIntent(c *adminClient) error {
 	}
 	_, err = fmt.Fprintf(c.out, "intent %s of %s is settled: %s\n", printable(i.ID), printable(i.Customer), printable(i.State))
 	return err
+}
+
+func listCustomers(c *adminClient) error {
+	var out customersAnswer
+	if err := c.call(http.MethodGet, "customers", c.query("email", "reference"), nil, &out); err != nil {
+		return err
+	}
+	if c.json {
+		return c.printJSON(out)
+	}
+	rows := make([][]string, 0, len(out.Customers))
+	for _, o := range out.Customers {
+		rows = append(rows, []string{o.ID, o.Name, o.Email, o.Reference})
+	}
+	return c.table("no such customer", []string{"CUSTOMER", "NAME", "EMAIL", "REFERENCE"}, rows)
 }
 
 func listSessions(c *adminClient) error {

@@ -166,13 +166,15 @@ func TestRevoke(t *testing.T) {
 		method, path, body string
 		status             int
 	}{
-		"no customer":     {http.MethodGet, "sessions", "", 400},
-		"nothing":         {http.MethodPost, "sessions/revoke", `{"by":"ann"}`, 400},
-		"too much":        {http.MethodPost, "sessions/revoke", `{"by":"ann","all":true,"customer":"cus_northwind"}`, 400},
-		"nobody":          {http.MethodPost, "sessions/revoke", `{"all":true}`, 400},
-		"no such session": {http.MethodPost, "sessions/revoke", `{"by":"ann","session":"ses_x"}`, 404},
-		"not theirs":      {http.MethodPost, "sessions/revoke", `{"by":"ann","customer":"cus_globex","session":"` + list[0].ID + `"}`, 404},
-		"method":          {http.MethodGet, "sessions/revoke", "", 405},
+		"no customer":      {http.MethodGet, "sessions", "", 400},
+		"nobody asked for": {http.MethodGet, "customers", "", 400},
+		"by name":          {http.MethodGet, "customers?name=Ada", "", 400},
+		"nothing":          {http.MethodPost, "sessions/revoke", `{"by":"ann"}`, 400},
+		"too much":         {http.MethodPost, "sessions/revoke", `{"by":"ann","all":true,"customer":"cus_northwind"}`, 400},
+		"nobody":           {http.MethodPost, "sessions/revoke", `{"all":true}`, 400},
+		"no such session":  {http.MethodPost, "sessions/revoke", `{"by":"ann","session":"ses_x"}`, 404},
+		"not theirs":       {http.MethodPost, "sessions/revoke", `{"by":"ann","customer":"cus_globex","session":"` + list[0].ID + `"}`, 404},
+		"method":           {http.MethodGet, "sessions/revoke", "", 405},
 	} {
 		if res, text := ask(t, tc.method, tc.path, tc.body); res.StatusCode != tc.status {
 			t.Errorf("%s: %s %s, want %d", name, res.Status, text, tc.status)
@@ -188,6 +190,14 @@ func TestRevoke(t *testing.T) {
 	if out := cli(t, "", "sessions", "list", "--customer", "cus_northwind", "--address", testAddress); strings.Count(out, "ses_") != 1 || !strings.Contains(out, list[1].ID) {
 		t.Errorf("sessions list:\n%s", out)
 	}
+	for _, by := range [][]string{{"--reference", "cus_northwind"}, {"--reference", "nobody"}} {
+		out := cli(t, "", append([]string{"customers", "--address", testAddress}, by...)...)
+		if found := strings.Contains(out, "cus_northwind"); found != (by[1] == "cus_northwind") {
+			t.Errorf("customers %v:\n%s", by, out)
+		}
+	}
+	cli(t, "send reference or email, one of them", "customers", "--address", testAddress)
+	cli(t, "send reference or email, one of them", "customers", "--email", "a@b.example", "--reference", "x", "--address", testAddress)
 	if out := cli(t, "", "sessions", "revoke", "--customer", "cus_northwind", "--by", "bob", "--address", testAddress); out != "the sessions are over\n" {
 		t.Error(out)
 	}

@@ -16,10 +16,12 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/audit"
+	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 	"github.com/portalcore/caddy-billing-portal/portalcore/journal"
 	"github.com/portalcore/caddy-billing-portal/portalcore/link"
 	"github.com/portalcore/caddy-billing-portal/portalcore/outbox"
 	"github.com/portalcore/caddy-billing-portal/portalcore/store"
+	"github.com/portalcore/caddy-billing-portal/portalcore/vendorapi"
 )
 
 // What operators ask of a running portal. Everything here is bounded, names the
@@ -316,6 +318,7 @@ type SessionStatus struct {
 	Customer string    `json:"customer"`
 	Actor    string    `json:"actor,omitempty"`
 	Role     string    `json:"role"`
+	Reason   string    `json:"reason,omitempty"` // of support
 	Device   string    `json:"device"`
 	Created  time.Time `json:"created"`
 	Seen     time.Time `json:"seen"`
@@ -334,9 +337,35 @@ func (p *Portal) Sessions(ctx context.Context, customer string) ([]SessionStatus
 	out := make([]SessionStatus, 0, len(list))
 	for _, s := range list {
 		out = append(out, SessionStatus{
-			ID: s.ID(), Customer: s.Customer, Actor: cmp.Or(s.Actor.ID, s.Actor.Email, s.Actor.Name), Role: s.Role,
+			ID: s.ID(), Customer: s.Customer, Actor: cmp.Or(s.Actor.ID, s.Actor.Email, s.Actor.Name), Role: s.Role, Reason: s.Reason,
 			Device: s.Device.String(), Created: s.Created, Seen: s.Seen, Expires: s.Expires,
 		})
+	}
+	return out, nil
+}
+
+// CustomerStatus is what tells customers apart.
+type CustomerStatus struct {
+	ID        string `json:"id"`
+	Name      string `json:"name,omitempty"`
+	Email     string `json:"email,omitempty"`
+	Reference string `json:"reference,omitempty"`
+}
+
+// Customers asks the provider for the customers with exactly that reference or
+// e-mail, newest first, at most 20. A Retryable or Unavailable billing.Error
+// where it does not answer.
+func (p *Portal) Customers(ctx context.Context, q billing.CustomerQuery) ([]CustomerStatus, error) {
+	if param, why := vendorapi.CheckQuery(q); param != "" {
+		return nil, &InputError{param, why}
+	}
+	list, err := p.opt.Provider.Search(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]CustomerStatus, 0, len(list))
+	for _, c := range list {
+		out = append(out, CustomerStatus{ID: c.ID, Name: c.Name, Email: c.Email, Reference: c.Reference})
 	}
 	return out, nil
 }

@@ -170,7 +170,7 @@ func New(o Options) (*Portal, error) {
 		return nil, err
 	}
 	p.api, err = vendorapi.New(vendorapi.Options{
-		Tenant: t.Name, Origin: t.Origin, Keys: t.APIKeys, Store: o.Store, Sessions: p.sessions, Find: o.Provider.Find,
+		Tenant: t.Name, Origin: t.Origin, Keys: t.APIKeys, Store: o.Store, Sessions: p.sessions, Find: o.Provider.Find, Search: o.Provider.Search,
 		Sign:   func(c link.Claims) (string, error) { return link.Mint(p.keys.Load().all[0], c) },
 		Issuer: ownIssuer, AllowedReturn: allowed, DefaultReturn: t.ReturnTo[0],
 		Configurations: slices.DeleteFunc(slices.Sorted(maps.Keys(policies)), func(n string) bool { return n == "" }),

@@ -425,6 +425,9 @@ func fixtures() map[string]*Page {
 	for _, s := range []string{"name", "email", "phone"} {
 		m["details-"+s] = change(page("payment", &Details{Section: s, Values: northwind, Confirm: Form{Action: "/details/" + s, Nonce: "nonce-details"}, Permit: allowed}), func(p *Page) { p.BackTo = "payment" })
 	}
+	m["support"] = change(page("payment", &Payment{Methods: []Method{{PaymentMethod: *visa, Default: true}}, Add: may("role"), Customer: northwind, UpdateDetails: may("role")}), func(p *Page) {
+		p.Support = &Support{Staff: "Ada <ada@acme.example>", Customer: "Northwind & Sons", Ends: p.AsOf}
+	})
 	for _, k := range messageKinds {
 		m["message-"+k] = outside(&Message{Kind: k, Status: 400, Seconds: 5, Provider: "Stripe"})
 	}

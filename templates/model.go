@@ -42,6 +42,8 @@ type Page struct {
 	// Usage and Balance say that there is such a page for this person: in the
 	// navigation, and beside the balance.
 	Usage, Balance bool
+	// Support marks the page of the vendor's own staff, nil on a customer's.
+	Support *Support
 	// RequestID is printed on message pages for support, "" to leave it out.
 	RequestID string
 	Body      any
@@ -54,6 +56,13 @@ func (p *Page) Missing(section string) bool {
 
 // Current reports whether all that is on the page but one section is current.
 func (p *Page) Current() bool { return !p.Stale && len(p.Failed) < 2 }
+
+// Support is the ribbon over every page that the vendor's staff looks at.
+type Support struct {
+	Staff    string // who looks: name, e-mail or id
+	Customer string // whose billing it is
+	Ends     time.Time
+}
 
 // Banner is the one banner above the h1.
 type Banner struct {
@@ -350,6 +359,7 @@ type Devices struct {
 type Device struct {
 	Browser, System string // "" where not known
 	Person          string // who signed in, "" where not known
+	Support         bool   // one of the vendor's staff, who only look
 	Since, Seen     time.Time
 	This            bool // the session that looks
 	End             Form

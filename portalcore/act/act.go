@@ -548,6 +548,13 @@ func (c *Corridor) notBusy(ctx context.Context, who Who, a billing.Action) error
 
 // check is ownership, sense and policy of an action, on the fresh account.
 func (c *Corridor) check(ctx context.Context, who Who, a billing.Action, acct *billing.Account) error {
+	if who.Support() {
+		// Whatever form they found: they look, and change nothing.
+		if err := c.auditDenied(ctx, who, a); err != nil {
+			return err
+		}
+		return &DeniedError{Decision: policy.Decision{Verdict: policy.Deny, Why: "role"}}
+	}
 	if c.Catalogue() == nil {
 		// A rule that denies for a plan could not be told from one that does not
 		// apply.

@@ -17,7 +17,9 @@ type Record struct {
 	Customer string     `json:"customer"`
 	Actor    link.Actor `json:"actor"`
 	Role     string     `json:"role"`
-	// Event: "denied", "confirmed", "settled", "settled_by_operator".
+	// Event: "denied", "confirmed", "settled", "settled_by_operator";
+	// "support_opened", "support_viewed" (Object is the path) and
+	// "support_ended" of the vendor's staff in a session of their own.
 	Event  string `json:"event"`
 	Action string `json:"action"`
 	Object string `json:"object,omitempty"`
@@ -27,8 +29,12 @@ type Record struct {
 	Intent    string `json:"intent,omitempty"`
 	State     string `json:"state,omitempty"`
 	RequestID string `json:"request_id,omitempty"`
+	// Until is when a session that was opened ends at the latest.
+	Until time.Time `json:"until,omitzero"`
 	// By and Note are the operator of a "settled_by_operator" and what they
-	// wrote; Actor is still the customer's.
+	// wrote; Actor is still the customer's. Of a "support_opened" Note is the
+	// reason, of a "support_ended" how it ended: "signed_out", "revoked",
+	// "replaced", "expired".
 	By   string `json:"by,omitempty"`
 	Note string `json:"note,omitempty"`
 }

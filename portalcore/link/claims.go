@@ -24,6 +24,7 @@ const (
 	maxActorName     = 255
 	maxPermission    = 64
 	maxPermissions   = 64
+	maxReason        = 200 // characters
 )
 
 // headerMembers are all the members a header has.
@@ -32,7 +33,7 @@ var headerMembers = []string{"alg", "kid", "typ"}
 // knownMembers are the members of a payload that mean something to us.
 var knownMembers = append([]string{
 	"iss", "aud", "sub", "iat", "exp", "nbf", "jti", "gen",
-	"return_url", "locale", "configuration", "actor", "role", "permissions",
+	"return_url", "locale", "configuration", "actor", "role", "permissions", "reason",
 }, unsupportedMembers...)
 
 // unsupportedMembers are part of the format but not yet of this build. A link
@@ -40,7 +41,10 @@ var knownMembers = append([]string{
 var unsupportedMembers = []string{"facts", "flow"}
 
 // roles are the values of "role".
-var roles = []string{"owner", "billing", "viewer"}
+var roles = []string{"owner", "billing", "viewer", RoleSupport}
+
+// RoleSupport is the role of the vendor's own staff.
+const RoleSupport = "support"
 
 // claimsFrom takes the claims out of a payload and checks all of them that can
 // be checked without a clock and an audience; own says whether the portal
@@ -106,7 +110,17 @@ func claimsFrom(m map[string]any, own bool) (c Claims, reason string) {
 	}
 	if v, has := m["role"]; has {
 		if c.Role, ok = v.(string); !ok || !slices.Contains(roles, c.Role) {
-			return Claims{}, "role is not owner, billing or viewer"
+			return Claims{}, "role is not owner, billing, viewer or support"
+		}
+	}
+	if c.Role == RoleSupport {
+		if c.Actor.ID == "" {
+			return Claims{}, "role support needs an actor with an id"
+		}
+		if v, has := m["reason"]; has {
+			if c.Reason, ok = v.(string); !ok || !isText(c.Reason, 0, 4*maxReason) || utf8.RuneCountInString(c.Reason) > maxReason {
+				return Claims{}, "reason is not text of at most 200 characters"
+			}
 		}
 	}
 	if v, has := m["permissions"]; has {

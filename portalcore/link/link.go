@@ -71,8 +71,12 @@ type Claims struct {
 	// Actor is "actor": the person; zero where the token has none.
 	Actor Actor
 	// Role is "role": "owner", "billing" or "viewer"; "" where the token does
-	// not say and the tenant's default holds.
+	// not say and the tenant's default holds. "support" is the vendor's own
+	// staff, who may only look; Actor then has an ID.
 	Role string
+	// Reason is "reason": why the vendor's staff looks, at most 200 characters,
+	// or "". It means nothing with another role, and is then left out.
+	Reason string
 	// Permissions is "permissions": what this session may do at most. It only
 	// ever narrows the policy. Nil means that the token does not narrow;
 	// an empty list that is not nil means that nothing is left.

@@ -201,7 +201,7 @@ const (
 	rOrder     = "exp is not after iat"
 	rLife      = "lifetime is over 300 seconds"
 	rActor     = "actor is not an object of short texts"
-	rRole      = "role is not owner, billing or viewer"
+	rRole      = "role is not owner, billing, viewer or support"
 	rPerm      = "permissions is not a list of action names"
 	rLong      = "token is longer than 4096 bytes"
 	rGen       = "gen is missing or not a generation"
@@ -514,6 +514,11 @@ func hostileTokens(t testing.TB, p pair, canary string) []hostile {
 	for _, v := range []string{`null`, `""`, `"admin"`, `"Owner"`, `["viewer"]`, `1`, `{}`} {
 		body("role "+v, with("role", v), rRole)
 	}
+	for _, v := range []string{`{}`, `{"email":"sue@acme.example"}`, `{"id":""}`} {
+		body("support by "+v, with("role", `"support"`, "actor", v, "permissions", `["cancel"]`), "role support needs an actor with an id")
+	}
+	body("support with a long reason", with("role", `"support"`, "actor", `{"id":"a"}`, "reason", `"`+strings.Repeat("x", 201)+`"`), "reason is not text of at most 200 characters")
+	body("support with odd reasons", with("role", `"support"`, "actor", `{"id":"a"}`, "reason", `["x"]`), "reason is not text of at most 200 characters")
 	for _, v := range []string{`null`, `"cancel"`, `{"cancel":true}`, `[1]`, `[null]`, `[["cancel"]]`, `[""]`, `["a b"]`, `["a\n"]`, `["` + strings.Repeat("p", 65) + `"]`, `[` + strings.Repeat(`"p",`, 64) + `"p"]`, `true`} {
 		body("permissions "+v, with("permissions", v), rPerm)
 	}

@@ -74,10 +74,11 @@ func encodeClaims(c Claims) ([]byte, error) {
 		Actor         *actor    `json:"actor,omitempty"`
 		Role          string    `json:"role,omitempty"`
 		Permissions   *[]string `json:"permissions,omitempty"`
+		Reason        string    `json:"reason,omitempty"`
 	}{
 		Issuer: c.Issuer, Audience: c.Audience, Subject: c.Subject, ID: c.ID,
 		IssuedAt: c.IssuedAt.Unix(), Expires: c.Expires.Unix(), Generation: c.Generation,
-		ReturnURL: c.ReturnURL, Locale: c.Locale, Configuration: c.Configuration, Role: c.Role,
+		ReturnURL: c.ReturnURL, Locale: c.Locale, Configuration: c.Configuration, Role: c.Role, Reason: c.Reason,
 	}
 	if c.Actor != (Actor{}) {
 		v.Actor = &actor{c.Actor.ID, c.Actor.Email, c.Actor.Name}

@@ -65,8 +65,8 @@ func (v *visit) devices() {
 func (v *visit) device(s *session.Session) templates.Device {
 	d := templates.Device{
 		Browser: s.Device.Browser, System: s.Device.System, Person: person(s.Actor), Since: s.Created, Seen: s.Seen,
-		This: s.Hash == v.sess.Hash,
-		End:  templates.Form{Action: pathEndOne, Hidden: []templates.Field{{Name: fieldSession, Value: s.ID()}}},
+		Support: s.Support(), This: s.Hash == v.sess.Hash,
+		End: templates.Form{Action: pathEndOne, Hidden: []templates.Field{{Name: fieldSession, Value: s.ID()}}},
 	}
 	if d.This {
 		d.End = templates.Form{Action: templates.PathSignOut}

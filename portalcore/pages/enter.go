@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/link"
+	"github.com/portalcore/caddy-billing-portal/portalcore/policy"
 	"github.com/portalcore/caddy-billing-portal/portalcore/session"
 	"github.com/portalcore/caddy-billing-portal/templates"
 )
@@ -23,12 +24,13 @@ func (v *visit) enter() {
 	if !ok {
 		return
 	}
-	current, ok := v.currentCustomer()
+	current, support, ok := v.currentSession()
 	if !ok {
 		return
 	}
-	// Another customer's session is never replaced without a click.
-	replaces := current != "" && current != claims.Subject
+	// Another customer's session is never replaced without a click, nor a
+	// customer's by one of the vendor's staff, or the other way round.
+	replaces := current != "" && (current != claims.Subject || support != (claims.Role == policy.Support))
 	if !v.AlwaysAsk && !replaces && plainNavigation(v.r) {
 		v.redeem(claims, issuer, current)
 		return
@@ -45,7 +47,7 @@ func (v *visit) enterConfirmed() {
 	if !ok {
 		return
 	}
-	current, ok := v.currentCustomer()
+	current, _, ok := v.currentSession()
 	if !ok {
 		return
 	}
@@ -78,17 +80,18 @@ func (v *visit) verify(token string) (link.Claims, *link.Issuer, bool) {
 	return link.Claims{}, nil, false
 }
 
-// currentCustomer is the customer that this browser is signed in as, or "".
-func (v *visit) currentCustomer() (string, bool) {
+// currentSession is the customer that this browser is signed in as, or "", and
+// whether as one of the vendor's staff.
+func (v *visit) currentSession() (customer string, support, ok bool) {
 	s, _, err := v.Sessions.Read(v.r.Context(), v.sessionCookie())
 	switch {
 	case err == nil:
-		return s.Customer, true
+		return s.Customer, s.Support(), true
 	case errors.Is(err, session.ErrNone):
-		return "", true
+		return "", false, true
 	}
 	v.unavailable("reading a session", err)
-	return "", false
+	return "", false, false
 }
 
 // accountName names the account without asking the provider: a scanner that

@@ -182,7 +182,7 @@ func (v *visit) kept(section string, build func(*look) error) {
 	if !ok {
 		return
 	}
-	l.page.Banner = l.banner()
+	l.page.Banner, l.page.Support = l.banner(), v.support()
 	if err := build(l); err != nil {
 		v.failed(err)
 		return

@@ -365,7 +365,7 @@ func (p *Pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		v.methodNotAllowed(rt)
 		return
 	}
-	if !rt.open && !v.signIn() {
+	if !rt.open && (!v.signIn() || !v.traced()) {
 		return
 	}
 	handle(v)
@@ -467,6 +467,7 @@ const htmlType = "text/html; charset=utf-8"
 
 // page draws and sends.
 func (v *visit) page(status int, locale string, page *templates.Page) {
+	page.Support = v.support()
 	var b bytes.Buffer
 	if err := v.Renderer.Render(&b, locale, page); err != nil {
 		v.Log.Error("could not draw a page", zap.String("request_id", v.id), zap.Error(err))

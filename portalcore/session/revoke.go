@@ -11,8 +11,8 @@ import (
 	"github.com/portalcore/caddy-billing-portal/portalcore/store"
 )
 
-// List returns the customer's live sessions, newest first, at most limit of
-// them (0: all). A session that a version of the portal without lists made is
+// List returns the live sessions in a customer's account, those of the vendor's
+// staff among them, newest first, at most limit of them (0: all). A session that a version of the portal without lists made is
 // not among them.
 func (m *Manager) List(ctx context.Context, customer string, limit int) ([]Session, error) {
 	now := m.Now()
@@ -23,7 +23,7 @@ func (m *Manager) List(ctx context.Context, customer string, limit int) ([]Sessi
 		if err != nil {
 			return err
 		}
-		for _, hash := range c.customer.Sessions {
+		for _, hash := range slices.Concat(c.customer.Sessions, c.customer.Support) {
 			s, err := readSession(tx, m.Tenant, hash)
 			if errors.Is(err, store.ErrNotFound) {
 				continue
@@ -87,7 +87,8 @@ func (m *Manager) Revoke(ctx context.Context, customer, id string) error {
 	if err != nil {
 		return err
 	}
-	return m.Store.Update(ctx, func(tx store.Tx) error { return tx.Delete(sessionKey(m.Tenant, hash)) })
+	now := m.Now().UTC()
+	return m.Store.Update(ctx, func(tx store.Tx) error { return m.remove(tx, hash, "revoked", now) })
 }
 
 // hashOf reads a session's public id.
@@ -107,6 +108,7 @@ func (m *Manager) Known(ctx context.Context, customer string) (bool, error) {
 // every node. A customer that never had one has none to end: nothing is
 // written.
 func (m *Manager) RevokeCustomer(ctx context.Context, customer string) error {
+	now := m.Now().UTC()
 	return m.Store.Update(ctx, func(tx store.Tx) error {
 		_, err := tx.Get(CustomerKey(m.Tenant, customer))
 		if errors.Is(err, store.ErrNotFound) {
@@ -119,8 +121,13 @@ func (m *Manager) RevokeCustomer(ctx context.Context, customer string) error {
 		if err != nil {
 			return err
 		}
+		for _, hash := range rec.Support {
+			if err := m.remove(tx, hash, "revoked", now); err != nil {
+				return err
+			}
+		}
 		rec.Epoch++
-		rec.Sessions = nil
+		rec.Sessions, rec.Support = nil, nil
 		return writeCustomer(tx, m.Tenant, customer, rec)
 	})
 }

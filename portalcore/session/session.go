@@ -63,7 +63,9 @@ type Session struct {
 	Actor    link.Actor `json:"actor"`
 	Role     string     `json:"role"`
 	// Permissions narrow what the session may do: nil does not.
-	Permissions   []string  `json:"permissions"`
+	Permissions []string `json:"permissions"`
+	// Reason is why the vendor's staff looks, or "".
+	Reason        string    `json:"reason,omitempty"`
 	ReturnURL     string    `json:"return_url,omitempty"`
 	Locale        string    `json:"locale,omitempty"`
 	Configuration string    `json:"configuration,omitempty"`
@@ -99,6 +101,9 @@ type CustomerRecord struct {
 	// portal before this list made are not in it; revoking all of the customer's
 	// or the tenant's sessions ends them too.
 	Sessions []string `json:"sessions,omitempty"`
+	// Support are those of the vendor's staff, apart: they take no room of the
+	// customer's.
+	Support []string `json:"support,omitempty"`
 }
 
 // TenantRecord is what the store keeps about a tenant's sessions as a whole.
@@ -215,6 +220,9 @@ func (m *Manager) Redeem(ctx context.Context, c link.Claims, own bool, prior, us
 	if s.Role == "" {
 		s.Role = m.DefaultRole
 	}
+	if s.Support() {
+		s.Reason, s.Expires = c.Reason, now.Add(min(m.Absolute, SupportAbsolute))
+	}
 	mark, err := json.Marshal(spent{At: now, Session: hash, Subject: c.Subject})
 	if err != nil {
 		return Session{}, "", err
@@ -259,14 +267,21 @@ func (m *Manager) Redeem(ctx context.Context, c link.Claims, own bool, prior, us
 			return err
 		}
 		if old, _, ok := split(prior); ok {
-			if err := tx.Delete(sessionKey(m.Tenant, old)); err != nil {
+			if err := m.remove(tx, old, "replaced", now); err != nil {
 				return err
 			}
 		}
-		if rec.Sessions, err = m.makeRoom(tx, again(rec.Sessions, hash), check{rec, all, guard}, now); err != nil {
+		list, limit := &rec.Sessions, m.Limit
+		if s.Support() {
+			list, limit = &rec.Support, MaxSupport
+			if err := m.opened(tx, &s); err != nil {
+				return err
+			}
+		}
+		if *list, err = m.makeRoom(tx, again(*list, hash), limit, check{rec, all, guard}, now); err != nil {
 			return err
 		}
-		rec.Sessions = append(rec.Sessions, hash)
+		*list = append(*list, hash)
 		// A new session reads the account anew.
 		rec.Version++
 		return writeCustomer(tx, m.Tenant, c.Subject, rec)
@@ -287,8 +302,8 @@ func again(list []string, hash string) []string {
 // limit, those first that were used least recently, and returns the list of
 // those that stay. Redeems of one customer come one after another, because each
 // reads and writes the customer's record, which holds the list.
-func (m *Manager) makeRoom(tx store.Tx, list []string, c check, now time.Time) ([]string, error) {
-	limit := min(m.Limit, MaxLimit)
+func (m *Manager) makeRoom(tx store.Tx, list []string, limit int, c check, now time.Time) ([]string, error) {
+	limit = min(limit, MaxLimit)
 	if limit <= 0 {
 		limit = DefaultLimit
 	}
@@ -315,7 +330,7 @@ func (m *Manager) makeRoom(tx store.Tx, list []string, c check, now time.Time) (
 				oldest = i
 			}
 		}
-		if err := tx.Delete(sessionKey(m.Tenant, live[oldest].Hash)); err != nil {
+		if err := m.remove(tx, live[oldest].Hash, "replaced", now); err != nil {
 			return nil, err
 		}
 		live = slices.Delete(live, oldest, oldest+1)
@@ -593,7 +608,7 @@ func (m *Manager) bury(tx store.Tx, hash string, c check, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	return tx.Delete(sessionKey(m.Tenant, hash))
+	return m.remove(tx, hash, "expired", now)
 }
 
 // End signs out: the cookie is worth nothing once End has returned nil. It
@@ -608,5 +623,6 @@ func (m *Manager) End(ctx context.Context, cookie string) error {
 	if values, err := m.Store.GetAll(ctx, key); err != nil || values[0] == nil {
 		return err
 	}
-	return m.Store.Update(ctx, func(tx store.Tx) error { return tx.Delete(key) })
+	now := m.Now().UTC()
+	return m.Store.Update(ctx, func(tx store.Tx) error { return m.remove(tx, hash, "signed_out", now) })
 }

@@ -42,25 +42,30 @@ func actor(a link.Actor) actorObject {
 
 // listObject is Stripe's list (https://docs.stripe.com/api/pagination). A
 // customer's sessions are few, so that a list is always whole.
-type listObject struct {
-	Object  string          `json:"object"` // "list"
-	Data    []sessionObject `json:"data"`
-	HasMore bool            `json:"has_more"`
-	URL     string          `json:"url"`
+type listObject[T any] struct {
+	Object  string `json:"object"` // "list"
+	Data    []T    `json:"data"`
+	HasMore bool   `json:"has_more"`
+	URL     string `json:"url"`
+}
+
+// readQuery reads the parameters of a GET.
+func readQuery(r *http.Request, into map[string]*string) *apiError {
+	if r.ContentLength != 0 {
+		return invalid("", "", "Send parameters in the URL, without a body.")
+	}
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil || len(r.URL.RawQuery) > maxBody {
+		return invalid("", "", "The query is not form-encoded.")
+	}
+	return scalars(query, into)
 }
 
 // listSessions is GET /v1/portal/sessions?customer=…: the customer's live
 // sessions, newest first; none for a customer that never had one.
 func (a *API) listSessions(r *http.Request) ([]byte, *apiError) {
-	if r.ContentLength != 0 {
-		return nil, invalid("", "", "Send parameters in the URL, without a body.")
-	}
-	query, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil || len(r.URL.RawQuery) > maxBody {
-		return nil, invalid("", "", "The query is not form-encoded.")
-	}
 	var customer string
-	if e := scalars(query, map[string]*string{"customer": &customer}); e != nil {
+	if e := readQuery(r, map[string]*string{"customer": &customer}); e != nil {
 		return nil, e
 	}
 	switch {
@@ -73,7 +78,7 @@ func (a *API) listSessions(r *http.Request) ([]byte, *apiError) {
 	if err != nil {
 		return nil, unavailable("The sessions could not be read. Try again.", err, a.Log)
 	}
-	out := listObject{Object: "list", Data: make([]sessionObject, len(list)), URL: PathSessions}
+	out := listObject[sessionObject]{Object: "list", Data: make([]sessionObject, len(list)), URL: PathSessions}
 	for i := range list {
 		s := &list[i]
 		out.Data[i] = sessionObject{

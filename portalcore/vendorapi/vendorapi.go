@@ -4,7 +4,8 @@
 // (https://docs.stripe.com/api/customer_portal/sessions/create), so that an
 // unmodified Stripe SDK pointed at the portal's origin, with a key of the
 // portal's own, makes links to this portal. Under /v1/portal/ is what Stripe has
-// nothing for: listing and ending the sessions that links were exchanged for.
+// nothing for: listing and ending the sessions that links were exchanged for, and
+// looking customers up.
 package vendorapi
 
 import (
@@ -26,6 +27,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"go.uber.org/zap"
 
@@ -41,6 +44,8 @@ const (
 	Path         = "/v1/billing_portal/sessions" // POST makes a link
 	PathSessions = "/v1/portal/sessions"         // GET lists a customer's sessions
 	PathRevoke   = "/v1/portal/sessions/revoke"  // POST ends sessions
+	// PathCustomers looks customers up, for the vendor's staff (GET).
+	PathCustomers = "/v1/portal/customers"
 )
 
 const (
@@ -64,6 +69,8 @@ type Options struct {
 	Sessions *session.Manager
 	// Find returns the customer, or a NotFound error.
 	Find func(ctx context.Context, customer string) (billing.Customer, error)
+	// Search returns the customers with a reference or an e-mail, at most 20.
+	Search func(ctx context.Context, q billing.CustomerQuery) ([]billing.Customer, error)
 	// Sign makes the token of the claims, with the portal's current key.
 	Sign func(link.Claims) (string, error)
 	// Issuer is the portal's own name as a signer.
@@ -200,12 +207,12 @@ func (a *API) answer(w http.ResponseWriter, r *http.Request, requestID string) (
 	path, method := r.URL.EscapedPath(), http.MethodPost
 	switch path {
 	case Path, PathRevoke:
-	case PathSessions:
+	case PathSessions, PathCustomers:
 		method = http.MethodGet
 	default:
 		return nil, false, &apiError{
 			status: http.StatusNotFound, Type: "invalid_request_error",
-			Message: "Unrecognized request URL (" + r.Method + "). This is a billing portal: it has POST " + Path + " and nothing else of Stripe's API (use a separate client for it), GET " + PathSessions + " and POST " + PathRevoke + ".",
+			Message: "Unrecognized request URL (" + r.Method + "). This is a billing portal: it has POST " + Path + " and nothing else of Stripe's API (use a separate client for it), GET " + PathSessions + ", POST " + PathRevoke + " and GET " + PathCustomers + ".",
 		}
 	}
 	if r.Method != method {
@@ -220,6 +227,8 @@ func (a *API) answer(w http.ResponseWriter, r *http.Request, requestID string) (
 	switch path {
 	case PathSessions:
 		body, e = a.listSessions(r)
+	case PathCustomers:
+		body, e = a.listCustomers(r)
 	case PathRevoke:
 		body, e = a.revokeSessions(w, r, requestID)
 	default:
@@ -324,7 +333,7 @@ func readForm(w http.ResponseWriter, r *http.Request) (url.Values, *apiError) {
 type request struct {
 	customer, returnURL, locale, configuration string
 	actor                                      link.Actor
-	role                                       string
+	role, reason                               string
 	permissions                                []string
 }
 
@@ -347,7 +356,7 @@ func (a *API) parse(form url.Values) (request, *apiError) {
 	scalars := map[string]*string{
 		"customer": &req.customer, "return_url": &req.returnURL, "locale": &req.locale, "configuration": &req.configuration,
 		"portal[actor][id]": &req.actor.ID, "portal[actor][email]": &req.actor.Email, "portal[actor][name]": &req.actor.Name,
-		"portal[role]": &req.role,
+		"portal[role]": &req.role, "portal[reason]": &req.reason,
 	}
 	permissions := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(form)) {
@@ -407,13 +416,21 @@ func (a *API) validate(req *request) *apiError {
 			status: http.StatusBadRequest, Type: "invalid_request_error", Code: "resource_missing", Param: "configuration",
 			Message: fmt.Sprintf("No such configuration: '%s'. The portal's named policies are: %s.", printable(req.configuration), cmp.Or(strings.Join(a.Configurations, ", "), "none")),
 		}
-	case req.role != "" && !slices.Contains(policy.Roles, req.role):
-		return invalid("", "portal[role]", "Invalid portal[role]: must be one of %s.", strings.Join(policy.Roles, ", "))
+	case req.role != "" && req.role != policy.Support && !slices.Contains(policy.Roles, req.role):
+		return invalid("", "portal[role]", "Invalid portal[role]: must be one of %s, %s.", strings.Join(policy.Roles, ", "), policy.Support)
+	case req.role == policy.Support && req.actor.ID == "":
+		return invalid("parameter_missing", "portal[actor][id]", "Missing required param: portal[actor][id]. With portal[role]=support it names the member of your staff who looks.")
+	case req.role == policy.Support && req.permissions != nil:
+		return invalid("", "portal[permissions]", "Invalid portal[permissions]: support looks and changes nothing, whatever is permitted.")
+	case req.role != policy.Support && req.reason != "":
+		return invalid("", "portal[reason]", "Invalid portal[reason]: it goes with portal[role]=support only.")
+	case utf8.RuneCountInString(req.reason) > maxReason || !isText(req.reason):
+		return invalid("", "portal[reason]", "Invalid portal[reason]: at most %d characters of text without control characters.", maxReason)
 	}
 	for _, f := range []struct{ name, value string }{
 		{"id", req.actor.ID}, {"email", req.actor.Email}, {"name", req.actor.Name},
 	} {
-		if len(f.value) > 255 || strings.ContainsFunc(f.value, func(r rune) bool { return r < ' ' || r == 0x7f || r == 0xfffd }) {
+		if len(f.value) > 255 || !isText(f.value) {
 			param := "portal[actor][" + f.name + "]"
 			return invalid("", param, "Invalid %s: at most 255 bytes of text without control characters.", param)
 		}
@@ -422,6 +439,13 @@ func (a *API) validate(req *request) *apiError {
 		req.locale = ""
 	}
 	return nil
+}
+
+// maxReason is what a link can carry, in characters.
+const maxReason = 200
+
+func isText(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || r == utf8.RuneError })
 }
 
 func missing(param string) *apiError {
@@ -550,7 +574,7 @@ func (a *API) session(ctx context.Context, req request) ([]byte, error) {
 		Issuer: a.Issuer, Audience: a.Origin, Subject: req.customer,
 		IssuedAt: now, Expires: now.Add(link.MaxLifetime), ID: jti, Generation: generation,
 		ReturnURL: req.returnURL, Locale: req.locale, Configuration: req.configuration,
-		Actor: req.actor, Role: req.role, Permissions: req.permissions,
+		Actor: req.actor, Role: req.role, Permissions: req.permissions, Reason: req.reason,
 	})
 	if err != nil {
 		return nil, err

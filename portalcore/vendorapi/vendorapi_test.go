@@ -44,6 +44,7 @@ type world struct {
 	trust    *link.Trust
 	logs     *observer.ObservedLogs
 	down     bool
+	code     string // of the provider when it is down
 	finds    int
 	mu       sync.Mutex
 }
@@ -94,7 +95,7 @@ func newWorld(t testing.TB) *world {
 	core, logs := observer.New(zapcore.DebugLevel)
 	w.logs = logs
 	a, err := vendorapi.New(vendorapi.Options{
-		Tenant: "t", Origin: origin, Keys: []string{key, key2}, Store: st, Sessions: w.sessions, Find: w.find,
+		Tenant: "t", Origin: origin, Keys: []string{key, key2}, Store: st, Sessions: w.sessions, Find: w.find, Search: w.search,
 		Sign: func(c link.Claims) (string, error) { return link.Mint(k, c) }, Issuer: "portal",
 		AllowedReturn: func(s string) bool { return strings.HasPrefix(s, "https://app.example.com/") }, DefaultReturn: app,
 		Configurations: []string{"enterprise"}, Log: zap.New(core), Now: time.Now, Rand: rand.Reader,
