@@ -48,6 +48,7 @@ var scenarios = map[string]string{
 	"cus_3ds":       "A bank that asks for confirmation.",
 	"cus_new":       "No plan, no card, no invoices yet.",
 	"cus_wayne":     "Two plans, paid with one card.",
+	"cus_tyrell":    "Pays by usage: API calls by tiers, and a credit.",
 	"cus_oscorp":    "Twelve plans and more than 500 invoices.",
 	"cus_ending":    "Cancelled, and still running until the period ends.",
 }

@@ -101,7 +101,7 @@ func TestSeed(t *testing.T) {
 	for _, now := range []time.Time{noon, time.Date(2027, 3, 31, 8, 0, 0, 0, time.UTC), time.Date(2028, 2, 29, 23, 59, 59, 0, time.UTC)} {
 		b := newBench(t, now)
 		list, err := sandbox.Seed(t.Context(), b.Ledger)
-		if err != nil || len(list) != 10 {
+		if err != nil || len(list) != 11 {
 			t.Fatal(list, err)
 		}
 		size, effects := len(b.db.data), len(b.effects())

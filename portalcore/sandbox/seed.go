@@ -164,11 +164,70 @@ var seedCustomers = []struct {
 		},
 	},
 	{
+		"cus_tyrell", "Tyrell Analytics", "finance@tyrell.example.com", "+1 213 555 0170",
+		billing.Address{Line1: "900 Bradbury Avenue", City: "Los Angeles", State: "CA", PostalCode: "90012", Country: "US"},
+		"en", "",
+		slices.Concat([]moment{{monthsAgo(13, 8), newCard(cardWorks, false)}, {monthsAgo(13, 8), subscribeWithUsage("price_team_monthly", 5)}},
+			callsByDay(), []moment{{daysAgo(0), grantCredit}}),
+	},
+	{
 		longCustomer, "Oscorp Logistics", "invoices@oscorp.example.com", "+44 20 7946 0190",
 		billing.Address{Line1: "22 Bishopsgate", City: "London", PostalCode: "EC2N 4BQ", Country: "GB"},
 		"en", "20",
 		slices.Concat([]moment{{monthsAgo(1, 20), newCard(cardWorks, false)}, {monthsAgo(1, 20), subscribe("price_team_monthly_eur", 4, 0)}}, depots),
 	},
+}
+
+// The demo's meter, and the price that counts with it: so many calls are
+// included, the more the cheaper.
+const (
+	callsMeter = "mtr_api_calls"
+	callsEvent = "api_calls"
+	callsPrice = "price_api_calls"
+)
+
+func subscribeWithUsage(price string, quantity int64) func(*work, string) error {
+	return func(w *work, customer string) error {
+		_, err := w.createSubscription(SubscriptionCreate{
+			ID: "sub_" + customer[4:], Customer: customer, Items: []ItemParams{{Price: price, Quantity: &quantity}, {Price: callsPrice}},
+		})
+		return err
+	}
+}
+
+// callsByDay are the calls of the last thirteen months, a few days at a time:
+// more on workdays, more from month to month, and one day with a peak.
+func callsByDay() []moment {
+	const days, every = 13*30 + 5, 5
+	var list []moment
+	for ago := days; ago >= 0; ago -= every {
+		list = append(list, moment{daysAgo(ago), func(w *work, customer string) error {
+			var events []UsageEvent
+			for n := range min(every, days-ago) {
+				at := w.now.AddDate(0, 0, -n).Truncate(time.Hour)
+				calls := int64(420 + 2*(days-ago-n) + (ago*every+n*7)%61)
+				switch {
+				case ago-ago%10 == 20 && n == 2:
+					calls *= 4
+				case at.Weekday() == time.Saturday || at.Weekday() == time.Sunday:
+					calls /= 3
+				}
+				events = append(events, UsageEvent{EventName: callsEvent, Customer: customer, Value: decimal.NewFromInt(calls), Timestamp: at})
+			}
+			if len(events) == 0 {
+				return nil
+			}
+			return w.reportUsage(events)
+		}})
+	}
+	return list
+}
+
+func grantCredit(w *work, customer string) error {
+	_, err := w.createGrant(GrantParams{
+		Customer: customer, Name: "Welcome to usage-based billing", Category: GrantPromotional, Amount: 2500, Currency: "usd", ExpiresAt: w.now.AddDate(0, 3, 0),
+	})
+	return err
 }
 
 // longCustomer is the one with a long history: a subscription for each of its
@@ -284,6 +343,24 @@ func (l *Ledger) seedCustomers(ctx context.Context) ([]billing.Customer, map[str
 }
 
 func (w *work) seedPrices() error {
+	if _, found, err := lookup[Meter](w.tx, "meter", callsMeter); err != nil {
+		return err
+	} else if !found {
+		if _, err := w.createMeter(MeterParams{ID: callsMeter, EventName: callsEvent, DisplayName: "API calls"}); err != nil {
+			return err
+		}
+		product, err := w.createProduct(ProductParams{ID: "prod_api_calls", Name: "API calls"})
+		if err != nil {
+			return err
+		}
+		cents := decimal.RequireFromString
+		if _, err := w.createPrice(PriceParams{
+			ID: callsPrice, Product: product.ID, Currency: "usd", Interval: billing.Month, LookupKey: "api_calls", Meter: callsMeter, TiersMode: billing.Graduated,
+			Tiers: []billing.Tier{{UpTo: 10_000}, {UpTo: 50_000, UnitAmount: cents("0.4")}, {UnitAmount: cents("0.25")}},
+		}); err != nil {
+			return err
+		}
+	}
 	for _, pl := range seedPlans {
 		if _, found, err := lookup[Product](w.tx, "product", "prod_"+pl.key); err != nil {
 			return err
