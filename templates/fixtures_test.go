@@ -226,6 +226,12 @@ func fixtures() map[string]*Page {
 		"overview-failed-one": change(page("overview", change(overview(), func(o *Overview) { o.Invoices = nil })), func(p *Page) {
 			p.Failed = []billing.Section{billing.SectionInvoices}
 		}),
+		"overview-hundreds": page("overview", change(overview(), func(o *Overview) {
+			o.Subscriptions, o.All = append(o.Subscriptions, subscription(), subscription()), 200
+		})),
+		"subscriptions": page("overview", &Subscriptions{
+			Subscriptions: []Subscription{subscription(), subscription()}, From: 26, To: 50, All: 200, BackHref: "/subscriptions?page=1", OnHref: "/subscriptions?page=3",
+		}),
 		"overview-empty": page("overview", &Overview{Customer: billing.Customer{ID: "cus_new"}, SeePlans: true, UpdateMethod: allowed, UpdateDetails: allowed}),
 		"overview-many": page("overview", change(overview(), func(o *Overview) {
 			s := subscription()

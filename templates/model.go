@@ -92,14 +92,25 @@ type Permit struct {
 // Overview is /.
 type Overview struct {
 	Customer billing.Customer
-	// Subscriptions that are not ended, one card each.
+	// Subscriptions that are not ended, one card each; the most urgent ones
+	// where there are many.
 	Subscriptions []Subscription
+	// All is how many there are where not all are shown, else 0.
+	All           int
 	Next          []NextPayment
 	Method        *billing.PaymentMethod // that pays, nil where there is none
 	Invoices      []billing.Invoice      // the latest three
 	SeePlans      bool                   // plans can be looked at
 	UpdateMethod  Permit
 	UpdateDetails Permit
+}
+
+// Subscriptions is /subscriptions: a page of all plans of a customer with many.
+type Subscriptions struct {
+	Subscriptions []Subscription
+	// From and To count from 1; All is how many there are.
+	From, To, All    int
+	BackHref, OnHref string // of the pages on both sides, or ""
 }
 
 // Subscription is a subscription's card.
@@ -483,6 +494,7 @@ const (
 	PathEnter     = "/enter"    // GET with FieldToken in the query; POST with it in the form
 	PathSignOut   = "/sign-out" // POST
 	PathDevices   = "/devices"
+	PathPlans     = "/subscriptions"
 	PathAssets    = "/assets/" // + a name from Renderer.AssetPath
 )
 

@@ -43,7 +43,7 @@ const (
 var bodies = map[string]any{
 	"overview.html": &Overview{}, "plan.html": &Plan{}, "preview.html": &Preview{}, "receipt.html": &Receipt{},
 	"cancel.html": &Cancel{}, "payment.html": &Payment{}, "addmethod.html": &AddMethod{}, "leave.html": &Leave{},
-	"details.html": &Details{}, "invoices.html": &Invoices{}, "devices.html": &Devices{}, "enter.html": &Enter{}, "message.html": &Message{},
+	"details.html": &Details{}, "invoices.html": &Invoices{}, "devices.html": &Devices{}, "subscriptions.html": &Subscriptions{}, "enter.html": &Enter{}, "message.html": &Message{},
 	"taxids.html": &TaxIDs{},
 	"usage.html":  &Usage{}, "balance.html": &Balance{},
 	"invoice.html": &Invoice{}, "paymentreceipt.html": &PaymentReceipt{},
@@ -346,6 +346,8 @@ func fileOf(body any) string {
 		return "invoice.html"
 	case *PaymentReceipt, PaymentReceipt:
 		return "paymentreceipt.html"
+	case *Subscriptions, Subscriptions:
+		return "subscriptions.html"
 	case *Devices, Devices:
 		return "devices.html"
 	case *Usage, Usage:

@@ -568,12 +568,13 @@ func (v *visit) overview() {
 			UpdateMethod: l.permitCustomer(policy.UpdatePaymentMethod), UpdateDetails: l.permitCustomer(policy.UpdateDetails),
 		}
 		subs := l.going()
-		for _, s := range subs {
-			card, err := l.subscription(s)
-			if err != nil {
-				return err
-			}
-			body.Subscriptions = append(body.Subscriptions, card)
+		shown := subs
+		if len(subs) > maxCards {
+			shown, body.All = l.byUrgency(subs)[:maxCards], len(subs)
+		}
+		var err error
+		if body.Subscriptions, err = l.cards(shown); err != nil {
+			return err
 		}
 		body.Method = l.pays(nil)
 		if len(subs) > 0 {

@@ -257,6 +257,7 @@ func routes() map[string]route {
 		pathRefresh:                  {post: (*visit).refresh},
 		pathState:                    {get: (*visit).state},
 		templates.PathDevices:        {get: (*visit).devices},
+		templates.PathPlans:          {get: (*visit).subscriptions},
 		pathEndOne:                   {post: (*visit).endDevice},
 		pathEndAll:                   {post: (*visit).endAll},
 		templates.PathSignOut:        {post: (*visit).signOut, open: true},
