@@ -186,7 +186,7 @@ func fixtures() map[string]*Page {
 			o.Subscriptions[0].Status = "past_due"
 			o.Customer.Balance = eur(400)
 		})), func(p *Page) {
-			p.Banner = &Banner{Kind: "past_due", Amount: eur(5880), Date: day(5, 1), Method: visa, Href: "/payment/add"}
+			p.Banner = &Banner{Kind: "past_due", Amount: eur(5880), Sums: []billing.Money{eur(5880)}, Count: 1, Date: day(5, 1), Method: visa, Reason: "insufficient_funds", Retry: day(5, 17), Href: "/pay/in_1", May: true}
 		}),
 		"overview-no-method": change(page("overview", change(overview(), func(o *Overview) {
 			o.Method, o.Next[0].Method, o.Next[0].Kind = nil, nil, "first"
@@ -208,7 +208,7 @@ func fixtures() map[string]*Page {
 			s.Pending = &billing.PendingUpdate{AmountDue: eur(2090), ExpiresAt: now.Add(23 * time.Hour)}
 			o.UpdateDetails = may("role")
 		})), func(p *Page) {
-			p.Banner = &Banner{Kind: "action_needed", Amount: eur(2090), Date: now.Add(23 * time.Hour), Plan: "Enterprise", Href: "/done/1"}
+			p.Banner = &Banner{Kind: "action_needed", Amount: eur(2090), Date: now.Add(23 * time.Hour), Plan: "Enterprise", Href: "/done/1", AddHref: "/payment/add", Drop: drop}
 		}),
 		"overview-checking": change(page("overview", change(overview(), func(o *Overview) {
 			o.Subscriptions[0].Status, o.Subscriptions[0].Change, o.Subscriptions[0].Cancel = "checking", may("busy"), may("busy")
@@ -335,16 +335,6 @@ func fixtures() map[string]*Page {
 		})),
 		"cancel-denied": decision(page("plan", &Cancel{Subscription: subscription(), Permit: Permit{Why: "policy", Text: "Please talk to us: support@acme.example"}})),
 
-		"payment": page("payment", &Payment{Methods: []Method{
-			{PaymentMethod: *visa, Default: true, PaysFor: []string{"Team"}, Next: day(6, 1)},
-			{PaymentMethod: *amex, Expiry: "soon", MakeDefault: &Form{Action: "/payment/default", Nonce: "nonce-default", Hidden: []Field{{"method", "pm_2"}}}},
-			{PaymentMethod: billing.PaymentMethod{ID: "pm_4", Type: "card", Brand: "mastercard", Last4: "4444", ExpMonth: 1, ExpYear: 2026}, Expiry: "expired"},
-			{PaymentMethod: *debit},
-		}, Add: allowed, AddHref: "/payment/add", Customer: northwind, UpdateDetails: allowed}),
-		"payment-empty": page("payment", &Payment{Add: may("role"), Customer: billing.Customer{ID: "cus_new", Address: billing.Address{Line1: "12 Pike Street", City: "Seattle", State: "WA", PostalCode: "98122", Country: "US"}}, UpdateDetails: may("policy")}),
-		"add-method":    change(page("payment", &AddMethod{Provider: "Stripe", Confirm: Form{Action: "/payment/add", Nonce: "nonce-add"}}), func(p *Page) { p.BackTo = "payment" }),
-		"add-method-unfinished": change(page("payment", &AddMethod{Confirm: Form{Action: "/payment/add", Nonce: "nonce-add"}, Unfinished: true}),
-			func(p *Page) { p.BackTo = "payment" }),
 		"leave-provider": page("", &Leave{Provider: "Stripe", Href: "https://checkout.stripe.com/c/pay/1"}),
 		"leave-vendor":   outside(&Leave{Href: "https://app.acme.example/settings"}),
 
@@ -428,6 +418,7 @@ func fixtures() map[string]*Page {
 		Confirm: Form{Action: "/tax-id/txi_1", Nonce: "nonce-tax"}, Remove: Form{Action: "/tax-id/txi_1", Nonce: "nonce-remove", Hidden: []Field{{"remove", "1"}}},
 	})
 	maps.Copy(m, usageFixtures())
+	maps.Copy(m, payFixtures())
 	for _, s := range []string{"name", "email", "phone"} {
 		m["details-"+s] = change(page("payment", &Details{Section: s, Values: northwind, Confirm: Form{Action: "/details/" + s, Nonce: "nonce-details"}, Permit: allowed}), func(p *Page) { p.BackTo = "payment" })
 	}

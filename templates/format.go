@@ -281,33 +281,6 @@ func (l *local) decimal(d decimal.Decimal) string {
 	return b.String()
 }
 
-// brands are the networks' own spellings of what providers write in lower
-// case.
-var brands = map[string]string{
-	"visa": "Visa", "mastercard": "Mastercard", "amex": "American Express", "discover": "Discover", "diners": "Diners Club",
-	"jcb": "JCB", "unionpay": "UnionPay", "cartes_bancaires": "Cartes Bancaires", "eftpos_au": "eftpos", "link": "Link",
-}
-
-func (l *local) method(b *strings.Builder, m billing.PaymentMethod, html bool) error {
-	brand := brands[strings.ToLower(m.Brand)]
-	if brand == "" {
-		brand = m.Brand
-	}
-	key := "method." + known(m.Type, "other", "card", "sepa_debit", "us_bank_account", "bacs_debit", "link", "paypal")
-	if m.Last4 == "" {
-		key += "_plain"
-	}
-	if m.Type == "card" && brand == "" {
-		key = strings.Replace(key, "card", "card_unbranded", 1)
-	}
-	s, err := l.say(key, html, "brand", brand, "last", m.Last4)
-	if err != nil {
-		return err
-	}
-	b.WriteString(s)
-	return nil
-}
-
 // country is the name of an ISO 3166-1 country in the locale, or the code
 // where there is none.
 func (l *local) country(code string) string {

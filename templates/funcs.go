@@ -85,7 +85,7 @@ func languageName(tag string) string {
 func pathOf(name string) (string, error) {
 	p, ok := map[string]string{
 		"overview": PathOverview, "plan": PathPlan, "payment": PathPayment, "invoices": PathInvoices,
-		"add_method": PathAddMethod, "details": PathDetails, "tax_ids": PathTaxIDs, "tax_id": PathTaxID, "enter": PathEnter, "sign_out": PathSignOut, "devices": PathDevices, "subscriptions": PathPlans,
+		"add_method": PathAddMethod, "details": PathDetails, "tax_ids": PathTaxIDs, "tax_id": PathTaxID, "enter": PathEnter, "sign_out": PathSignOut, "devices": PathDevices, "pay": PathPay, "subscriptions": PathPlans,
 		"usage": PathUsage, "balance": PathBalance,
 	}[name]
 	if !ok {

@@ -207,8 +207,11 @@ func TestKeys(t *testing.T) {
 	for k := range statusTags {
 		used["status."+k] = true
 	}
+	for k := range paymentTags {
+		used["receipt.payment."+k] = true
+	}
 	for _, k := range []string{
-		"status.ending.on", "invoice.status.paid", "invoice.status.pending", "invoice.status.failed", "invoice.status.open",
+		"receipt.payment.other", "receipt.waiting.card_declined", "receipt.refused.card_declined", "status.ending.on", "invoice.status.paid", "invoice.status.pending", "invoice.status.failed", "invoice.status.open",
 		"invoice.status.other", "invoice.status.void", "invoice.status.uncollectible", "status.other",
 	} {
 		used[k] = true

@@ -66,8 +66,9 @@ type Support struct {
 
 // Banner is the one banner above the h1.
 type Banner struct {
-	// Kind: "past_due", "action_needed" (a change waits for the bank),
-	// "checking", "ending", "trial", "stale".
+	// Kind: "past_due", "processing" (a payment that takes days is on its way),
+	// "action_needed" (a change waits for the bank), "checking", "ending",
+	// "trial", "stale".
 	Kind string
 	// Which members count depends on Kind; zero values are left out.
 	Amount   billing.Money
@@ -76,6 +77,24 @@ type Banner struct {
 	Method   *billing.PaymentMethod
 	Href     string // of the banner's action
 	Provider string
+	// Sums are what is past due, or on its way, per currency; Count is how many
+	// invoices that is. The other members of "past_due" are about the oldest:
+	// Reason is why its payment failed and Retry when the provider tries again
+	// by itself, both where known; ByHand is set where the customer pays it by
+	// hand.
+	Sums   []billing.Money
+	Count  int
+	Reason string
+	Retry  time.Time
+	ByHand bool
+	// May is false where this person cannot pay: the action then only shows.
+	May bool
+	// AddHref and Drop are further actions of "action_needed": another card, and
+	// dropping the change.
+	AddHref string
+	Drop    *Form
+	// Beside is set where the page has a primary button of its own.
+	Beside bool
 }
 
 // Permit says whether the customer may do a thing, and why not.
@@ -280,7 +299,8 @@ type PriceQuantity struct {
 // Receipt is /done/{intent}: how an action went. Bookmarkable.
 type Receipt struct {
 	// State: "done", "waiting" (for the customer's payment or confirmation),
-	// "processing", "checking", "refused", "not_applied", "manual".
+	// "processing", "checking", "partly" (some of several invoices are paid),
+	// "refused", "not_applied", "manual".
 	State string
 	// Kind is the action; Params of the sentence in the other members.
 	Kind      billing.ActionKind
@@ -320,6 +340,13 @@ type Receipt struct {
 	Amount *billing.Money
 	// Permit says why this person cannot go on with it, where Why is set.
 	Permit Permit
+	// Use is what an added method is for. Payments are the invoices of a payment,
+	// or of a method that was added to pay them; PaidCount of them are paid.
+	Use       billing.Use
+	Payments  []PaidInvoice
+	PaidCount int
+	// Active is the plan that is active again because of it, or "".
+	Active string
 }
 
 // Cancel is /cancel.
@@ -338,16 +365,31 @@ type Payment struct {
 	Customer      billing.Customer
 	UpdateDetails Permit
 	UpdateTaxIDs  Permit
+	// Renews is when the next plan renews that nothing pays for, where there is
+	// no method.
+	Renews time.Time
 }
 
 // Method is a payment method with what it pays for.
 type Method struct {
 	billing.PaymentMethod
-	Default     bool
-	PaysFor     []string  // plan names
-	Next        time.Time // next payment with it, or zero
-	Expiry      string    // "", "soon" (this or next month), "expired"
+	Default bool
+	PaysFor []PaysFor
+	// Expiry: "expired", "this_month", "next_month" or "".
+	Expiry string
+	// BeforeNext is set where it expires before its next payment.
+	BeforeNext  bool
 	MakeDefault *Form
+	// UseHref and RemoveHref lead to what it shall pay for and to its removal,
+	// or are "".
+	UseHref, RemoveHref string
+}
+
+// PaysFor is a plan that a method pays for.
+type PaysFor struct {
+	Plan string
+	Next time.Time // next payment of it, zero where not known
+	Own  bool      // the plan has this method as its own, whatever the default is
 }
 
 // AddMethod is /payment/add: says where the customer is about to go.
@@ -355,6 +397,20 @@ type AddMethod struct {
 	Provider   string
 	Confirm    Form
 	Unfinished bool // came back without finishing
+	// Plans are the subscriptions that it can pay for alone; Choose is set where
+	// there is a choice of what it is for. Use is what is chosen.
+	Choose bool
+	Plans  []PlanChoice
+	Use    string
+	// Pays is what is paid with it at once, nil where nothing is; Count are the
+	// invoices. Moved is set where that is another sum than the one that was
+	// agreed to, Before.
+	Pays   *billing.Money
+	Count  int
+	Moved  bool
+	Before billing.Money
+	// StayHref is where "Stay here" leads. Default: PathPayment.
+	StayHref string
 }
 
 // Devices is /devices: where the account is signed in.

@@ -47,6 +47,7 @@ var bodies = map[string]any{
 	"taxids.html": &TaxIDs{},
 	"usage.html":  &Usage{}, "balance.html": &Balance{},
 	"invoice.html": &Invoice{}, "paymentreceipt.html": &PaymentReceipt{},
+	"pay.html": &Pay{}, "usemethod.html": &UseMethod{}, "removemethod.html": &RemoveMethod{},
 }
 
 // Options are what a Renderer is made from.
@@ -358,6 +359,12 @@ func fileOf(body any) string {
 		return "enter.html"
 	case *Message, Message:
 		return "message.html"
+	case *Pay, Pay:
+		return "pay.html"
+	case *UseMethod, UseMethod:
+		return "usemethod.html"
+	case *RemoveMethod, RemoveMethod:
+		return "removemethod.html"
 	}
 	return ""
 }
@@ -378,7 +385,7 @@ func (r *Renderer) view(locale string, p *Page) view {
 		Page: p, Locale: locale, Dir: direction(locale), Vendor: r.opt.Theme.Name, Logo: r.opt.Theme.LogoURL, Provider: r.opt.ProviderName,
 		HelpURL: r.opt.HelpURL, LegalURL: r.opt.LegalURL, PrivacyURL: r.opt.PrivacyURL,
 	}
-	v.Urgent = p.Banner != nil && p.Banner.Href != "" && (p.Banner.Kind == "past_due" || p.Banner.Kind == "action_needed")
+	v.Urgent = p.Banner != nil && p.Banner.Href != "" && !p.Banner.Beside && (p.Banner.Kind == "past_due" || p.Banner.Kind == "action_needed")
 	return v
 }
 
@@ -427,14 +434,19 @@ func (r *Renderer) funcs(l *local) template.FuncMap {
 		"show":       l.html,
 		"statusTag":  func(s Subscription) (tag, error) { return l.statusTag(&s) },
 		"invoiceTag": func(i billing.Invoice) (tag, error) { return l.invoiceTag(&i) },
-		"stamp":      func(t time.Time) stamp { return stamp(t) },
-		"clock":      func(t time.Time) clock { return clock(t) },
-		"rate":       totalRate,
-		"icon":       icons(r.AssetPath("icons.svg"), r.assets["icons.svg"].body),
-		"asset":      r.AssetPath,
-		"dict":       dict,
-		"neg":        billing.Money.Neg,
-		"monthly":    monthly,
+		"paymentTag": func(p PaidInvoice) (tag, error) { return l.paymentTag(&p) },
+		// isDecline reports whether a code says why a bank said no.
+		"isDecline": func(code string) bool {
+			return code != "authentication_required" && code != "payment_method_required" && l.messages.has("declined."+code)
+		},
+		"stamp":   func(t time.Time) stamp { return stamp(t) },
+		"clock":   func(t time.Time) clock { return clock(t) },
+		"rate":    totalRate,
+		"icon":    icons(r.AssetPath("icons.svg"), r.assets["icons.svg"].body),
+		"asset":   r.AssetPath,
+		"dict":    dict,
+		"neg":     billing.Money.Neg,
+		"monthly": monthly,
 		"less": func(a, b billing.Money) billing.Money {
 			return billing.Money{Amount: a.Amount - b.Amount, Currency: a.Currency}
 		},

@@ -214,7 +214,7 @@ func TestFieldNames(t *testing.T) {
 	}
 	for _, f := range []string{
 		FieldNonce, FieldVersion, FieldToken, FieldPrice, FieldQuantity, FieldName, FieldEmail, FieldPhone,
-		FieldLine1, FieldLine2, FieldCity, FieldState, FieldPostalCode, FieldCountry, "subscription", "method",
+		FieldLine1, FieldLine2, FieldCity, FieldState, FieldPostalCode, FieldCountry, "subscription", FieldMethod, FieldUse, FieldCurrency, FieldAmount + "eur", FieldInvoices + "eur", FieldAgreed + "eur",
 	} {
 		if !names[f] {
 			t.Errorf("no form posts %s", f)

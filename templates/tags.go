@@ -52,6 +52,23 @@ func (l *local) invoiceTag(i *billing.Invoice) (tag, error) {
 	return l.tag(tag{Tone: "plain", Icon: "circle-x"}, "invoice.status."+known(string(i.Status), "other", "void", "uncollectible"))
 }
 
+var paymentTags = map[string]tag{
+	"paid":       {Tone: "ok", Icon: "circle-check"},
+	"declined":   {Tone: "danger", Icon: "circle-x"},
+	"waiting":    {Tone: "warn", Icon: "hourglass"},
+	"processing": {Tone: "plain", Icon: "hourglass"},
+	"checking":   {Tone: "plain", Icon: "hourglass"},
+	"not_sent":   {Tone: "warn", Icon: "clock"},
+}
+
+func (l *local) paymentTag(p *PaidInvoice) (tag, error) {
+	t, ok := paymentTags[p.State]
+	if !ok {
+		return l.tag(tag{Tone: "plain", Icon: "circle-alert"}, "receipt.payment.other")
+	}
+	return l.tag(t, "receipt.payment."+p.State)
+}
+
 func (l *local) tag(t tag, key string, pairs ...any) (tag, error) {
 	s, err := l.say(key, true, pairs...)
 	t.Text = template.HTML(s) //nolint:gosec // messages are escaped when they are cut

@@ -2,6 +2,7 @@ package act
 
 import (
 	"context"
+	"time"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 	"github.com/portalcore/caddy-billing-portal/portalcore/journal"
@@ -35,7 +36,7 @@ func (c *Corridor) Agree(ctx context.Context, who Who, nonce string, shown billi
 		if err := c.check(ctx, who, a, &acct); err != nil {
 			return billing.Preview{}, billing.Account{}, err
 		}
-		p, err := c.preview(ctx, who, a, acct.AsOf)
+		p, err := c.preview(ctx, who, a, time.Time{})
 		if err != nil {
 			return billing.Preview{}, billing.Account{}, err
 		}

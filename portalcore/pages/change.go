@@ -397,59 +397,6 @@ func (v *visit) drop() {
 	v.onSubscription(billing.DropPending, func(string) string { return templates.PathOverview })
 }
 
-func (v *visit) makeDefault() {
-	id := v.form[fieldMethod]
-	if !validID(id) {
-		v.notFound()
-		return
-	}
-	i, err := v.do(billing.Action{Kind: billing.SetDefaultPaymentMethod, PaymentMethod: id})
-	v.settled(i, err, templates.PathPayment)
-}
-
-// addMethodPage says where the customer is about to go.
-func (v *visit) addMethodPage() {
-	snap, ok := v.account()
-	if !ok {
-		return
-	}
-	l, ok := v.look("payment", snap)
-	if !ok {
-		return
-	}
-	if p := l.permitCustomer(policy.UpdatePaymentMethod); !p.Allowed {
-		if p.Why == "busy" {
-			v.message(http.StatusConflict, templates.Message{Kind: "busy", Href: pathDone + l.busy[v.sess.Customer], Link: linkReceipt})
-			return
-		}
-		v.message(http.StatusForbidden, templates.Message{Kind: "denied", Text: p.Text, Href: templates.PathPayment, Link: linkPayment})
-		return
-	}
-	f, err := v.newForm(templates.PathAddMethod, "")
-	if err != nil {
-		v.failed(err)
-		return
-	}
-	l.undated()
-	l.page.BackTo = "payment"
-	l.page.Body = &templates.AddMethod{
-		Provider: v.Corridor.Provider.Capabilities().Name, Confirm: f, Unfinished: v.form["unfinished"] != "",
-	}
-	l.show(http.StatusOK)
-}
-
-// addMethod asks the provider for its page and leads there over one of ours: a
-// form's answer must not redirect to another origin.
-func (v *visit) addMethod() {
-	id := act.IntentID(v.Corridor.Tenant, v.sess.Hash, v.form[templates.FieldNonce])
-	i, err := v.do(billing.Action{Kind: billing.AddPaymentMethod, ReturnURL: ReturnURL(v.Origin, id)})
-	if _, ok := goTo(&i); err == nil && ok {
-		v.redirect(pathLeave + i.ID)
-		return
-	}
-	v.settled(i, err, templates.PathPayment)
-}
-
 // goTo is the page at the provider that an intent waits for, where it waits
 // for one that a browser may be sent to.
 func goTo(i *journal.Intent) (*url.URL, bool) {

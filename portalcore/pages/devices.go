@@ -6,8 +6,6 @@ import (
 	"errors"
 	"net/http"
 	"slices"
-	"strings"
-	"unicode/utf8"
 
 	"go.uber.org/zap"
 
@@ -58,7 +56,7 @@ func (v *visit) devices() {
 		locale = s.Account.Customer.Locale
 	}
 	v.page(http.StatusOK, v.locale(locale), &templates.Page{
-		SignedIn: true, Customer: v.knownName(), ReturnURL: v.backURL(), CancelURL: v.knownCancelURL(), Body: body,
+		SignedIn: true, Customer: v.knownName(), ReturnURL: v.backURL(), CancelURL: v.knownCancelURL(), Banner: v.knownBanner(), Body: body,
 	})
 }
 
@@ -76,14 +74,7 @@ func (v *visit) device(s *session.Session) templates.Device {
 
 // person is the name of an actor, else as much of the e-mail address as tells
 // those apart who know each other.
-func person(a link.Actor) string {
-	name, domain, ok := strings.Cut(a.Email, "@")
-	if !ok || name == "" {
-		return a.Name
-	}
-	_, n := utf8.DecodeRuneInString(name)
-	return cmp.Or(a.Name, name[:n]+"•••@"+domain)
-}
+func person(a link.Actor) string { return cmp.Or(a.Name, templates.MaskEmail(a.Email)) }
 
 // endDevice is POST /devices/sign-out. A session that is not the customer's, or
 // is over, looks the same as one that was ended: it is not there afterwards.

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"html"
 	"io"
 	"maps"
@@ -65,8 +66,12 @@ type fake struct {
 	// onUsage and onBalance answer for a customer that there is.
 	onUsage   func(context.Context, billing.UsageQuery) (billing.Usage, error)
 	onBalance func(cursor string) (billing.BalancePage, error)
-	pdf       []byte
-	pdfLen    int64
+	// declines and asks say what becomes of the payment of an invoice: the code
+	// of a no, or an answer that is not done.
+	declines map[string]string
+	asks     map[string]*billing.Result
+	pdf      []byte
+	pdfLen   int64
 	// details are what Invoice answers, by id; docErr and docWait what Document
 	// does for one.
 	details map[string]detail
@@ -312,8 +317,27 @@ func (f *fake) Preview(_ context.Context, id string, a billing.Action, at time.T
 			}
 		}
 	}
+	if a.Kind == billing.RemovePaymentMethod {
+		if err := acct.Removable(a.PaymentMethod); err != nil {
+			return billing.Preview{}, err
+		}
+	}
+	invoices, err := acct.PayWhat(a, func(id string) error {
+		return &billing.Error{Fault: billing.NotFound, Param: id}
+	})
+	if err != nil {
+		return billing.Preview{}, err
+	}
 	params, _ := json.Marshal(a)
-	p.Steps = []billing.Step{{Kind: string(a.Kind), Object: a.Object(id), Params: params}}
+	if a.Kind != billing.PayInvoices {
+		p.Steps = []billing.Step{{Kind: string(a.Kind), Object: a.Object(id), Params: params}}
+	}
+	if len(invoices) > 0 {
+		p.Pays(invoices)
+	}
+	for _, v := range invoices {
+		p.Steps = append(p.Steps, billing.Step{Kind: "pay", Object: v.ID, Params: params, Independent: true})
+	}
 	return p, nil
 }
 
@@ -331,6 +355,18 @@ func (f *fake) Execute(_ context.Context, id string, step billing.Step, key stri
 		return billing.Result{}, &billing.Error{Fault: f.fault, Code: "card_declined"}
 	}
 	r := billing.Result{State: billing.Done, Object: step.Object}
+	if step.Kind == "pay" {
+		if code := f.declines[step.Object]; code != "" {
+			return billing.Result{}, &billing.Error{Fault: billing.Refused, Code: code}
+		}
+		if w := f.asks[step.Object]; w != nil {
+			f.keys[key] = *w
+			return *w, nil
+		}
+		r.Invoice = f.paid(acct, step.Object)
+		f.keys[key] = r
+		return r, nil
+	}
 	if f.waits != nil {
 		r = *f.waits
 		f.keys[key] = r
@@ -342,9 +378,37 @@ func (f *fake) Execute(_ context.Context, id string, step billing.Step, key stri
 	return r, nil
 }
 
+// paid takes an invoice off the debts.
+func (f *fake) paid(acct *billing.Account, id string) *billing.Invoice {
+	v, ok := acct.Debt(id)
+	if !ok {
+		panic("paid an invoice that is no debt: " + id)
+	}
+	inv := *v
+	f.effects = append(f.effects, fmt.Sprintf("pay %s %d", id, inv.AmountRemaining.Amount))
+	inv.Status, inv.AmountPaid, inv.AmountRemaining = billing.InvoicePaid, inv.Total, billing.Money{Currency: inv.Total.Currency}
+	acct.Debts = slices.DeleteFunc(acct.Debts, func(v billing.Invoice) bool { return v.ID == id })
+	acct.Invoices = append([]billing.Invoice{inv}, acct.Invoices...)
+	if s, ok := acct.Subscription(inv.Subscription); ok && s.Status == billing.PastDue {
+		s.Status = billing.Active
+	}
+	return &inv
+}
+
 func (f *fake) apply(acct *billing.Account, step billing.Step) {
 	var a billing.Action
 	_ = json.Unmarshal(step.Params, &a)
+	switch a.Kind {
+	case billing.RemovePaymentMethod:
+		acct.PaymentMethods = slices.DeleteFunc(acct.PaymentMethods, func(m billing.PaymentMethod) bool { return m.ID == a.PaymentMethod })
+	case billing.AddPaymentMethod:
+		m := billing.PaymentMethod{ID: "pm_new_" + acct.Customer.ID, Type: "card", Brand: "amex", Last4: "0005", ExpMonth: 1, ExpYear: 2030}
+		acct.PaymentMethods = append(acct.PaymentMethods, m)
+		a.PaymentMethod = m.ID
+		if a.Use == billing.UseEverything {
+			acct.Customer.DefaultPaymentMethod = m.ID
+		}
+	}
 	if sub, ok := acct.Subscription(a.Subscription); ok {
 		sub.Version += "+"
 		switch a.Kind {
@@ -354,6 +418,8 @@ func (f *fake) apply(acct *billing.Account, step billing.Step) {
 			sub.CancelAtPeriodEnd = false
 		case billing.DropPending:
 			sub.Pending = nil
+		case billing.SetDefaultPaymentMethod, billing.AddPaymentMethod:
+			sub.DefaultPaymentMethod = a.PaymentMethod
 		}
 		for _, ch := range a.Items {
 			sub.Items[0].Quantity = ch.Quantity
@@ -398,6 +464,9 @@ func (f *fake) Outcome(_ context.Context, id string, step billing.Step, key stri
 	acct, err := f.get(id)
 	if err != nil {
 		return billing.OutcomeUnsure, billing.Result{}, err
+	}
+	if last != nil && f.goes && step.Kind == "pay" {
+		return billing.Applied, billing.Result{State: billing.Done, Invoice: f.paid(acct, step.Object)}, nil
 	}
 	if last != nil && f.goes {
 		f.apply(acct, step)
@@ -456,7 +525,7 @@ func must[T any](t testing.TB) func(T, error) T {
 
 var allowAll = []policy.Rule{
 	{Verdict: policy.Allow, Actions: []string{policy.ChangePlan}, Directions: []policy.Direction{policy.Upgrade, policy.IntervalLonger}},
-	{Verdict: policy.Allow, Actions: []string{policy.Cancel, policy.UpdatePaymentMethod, policy.UpdateDetails, policy.UpdateTaxIDs}},
+	{Verdict: policy.Allow, Actions: []string{policy.Cancel, policy.UpdatePaymentMethod, policy.RemovePaymentMethod, policy.PayInvoices, policy.UpdateDetails, policy.UpdateTaxIDs}},
 }
 
 func newEnv(t testing.TB, change ...func(*Options)) *env {
@@ -488,6 +557,7 @@ func newEnv(t testing.TB, change ...func(*Options)) *env {
 		Store: s, Tenant: host, Provider: e.provider, Accounts: e.accounts, Journal: j,
 		Policy:    func(name string) *policy.Policy { return map[string]*policy.Policy{"": pol, "strict": strict}[name] },
 		Catalogue: func() *billing.Catalogue { return &cat }, Now: e.now, Rand: rand.Reader, Log: log,
+		ReturnURL: func(intent string) string { return ReturnURL(origin, intent) },
 	}
 	e.key = must[link.Key](t)(link.GenerateKey(rand.Reader))
 	e.vendor = must[link.Key](t)(link.GenerateKey(rand.Reader))

@@ -73,7 +73,7 @@ func (v *visit) frame() <-chan framed {
 // lookIn begins a page with that frame.
 func (v *visit) lookIn(f framed) (*look, bool) {
 	l := &look{visit: v, acct: &billing.Account{}, cat: v.catalogue(), page: &templates.Page{
-		Section: "invoices", SignedIn: true, Customer: v.knownName(), ReturnURL: v.backURL(), CancelURL: v.knownCancelURL(),
+		Section: "invoices", SignedIn: true, Customer: v.knownName(), ReturnURL: v.backURL(), CancelURL: v.knownCancelURL(), Banner: v.knownBanner(),
 	}}
 	if f.err == nil {
 		var ok bool

@@ -87,6 +87,9 @@ func (v *visit) providerDown(err error) {
 func (v *visit) look(section string, snap account.Snapshot) (*look, bool) {
 	l := &look{visit: v, snap: snap, acct: &snap.Account, cat: v.catalogue()}
 	objects := []string{v.sess.Customer}
+	for i := range l.acct.Debts {
+		objects = append(objects, l.acct.Debts[i].ID)
+	}
 	for i := range l.acct.Subscriptions {
 		if s := &l.acct.Subscriptions[i]; !s.Ended() {
 			objects = append(objects, s.ID)
@@ -209,6 +212,8 @@ func (l *look) undated() {
 func (l *look) show(status int) {
 	if l.page.BackTo == "" {
 		l.page.Banner = l.banner()
+	} else {
+		l.page.Banner = l.owedElsewhere()
 	}
 	l.visit.page(status, l.locale(l.acct.Customer.Locale), l.page)
 }
@@ -234,7 +239,6 @@ func (v *visit) newForm(action, version string, hidden ...templates.Field) (temp
 const (
 	fieldSubscription = "subscription"
 	fieldInterval     = "interval"
-	fieldMethod       = "payment_method"
 )
 
 func (l *look) decide(r policy.Request) policy.Decision {
@@ -432,108 +436,6 @@ func subscriptionMethod(s *billing.Subscription) string {
 		return ""
 	}
 	return s.DefaultPaymentMethod
-}
-
-// banner is the most urgent thing to say, or nil.
-func (l *look) banner() *templates.Banner {
-	subs := l.going()
-	if b := l.pastDue(subs); b != nil {
-		return b
-	}
-	for _, s := range subs {
-		if p := s.Pending; p != nil {
-			return &templates.Banner{
-				Kind: "action_needed", Amount: p.AmountDue, Date: p.ExpiresAt, Plan: l.planName(p.Items),
-				Method: l.pays(s), Href: l.waitingHref(s.ID),
-			}
-		}
-	}
-	for _, object := range append([]string{l.sess.Customer}, ids(subs)...) {
-		if id := l.busy[object]; id != "" {
-			return l.checking(id)
-		}
-	}
-	if l.snap.Stale {
-		return &templates.Banner{Kind: "stale", Date: l.acct.AsOf, Provider: l.Corridor.Provider.Capabilities().Name, Href: l.page.RefreshHref}
-	}
-	for _, s := range subs {
-		if l.status(s) == "ending" {
-			b := &templates.Banner{Kind: "ending", Date: s.Ends(), Plan: l.planName(s.Items)}
-			if l.page.Section != "overview" {
-				b.Href = templates.PathOverview
-			}
-			return b
-		}
-	}
-	for _, s := range subs {
-		if l.status(s) == "trial" {
-			b := &templates.Banner{Kind: "trial", Date: s.TrialEnd, Plan: l.planName(s.Items), Method: l.pays(s)}
-			if b.Method == nil && l.permitCustomer(policy.UpdatePaymentMethod).Allowed {
-				b.Href = templates.PathAddMethod
-			}
-			return b
-		}
-	}
-	return nil
-}
-
-func ids(subs []*billing.Subscription) []string {
-	out := make([]string, len(subs))
-	for i, s := range subs {
-		out[i] = s.ID
-	}
-	return out
-}
-
-// pastDue adds up what is overdue, in the currency of the oldest invoice.
-func (l *look) pastDue(subs []*billing.Subscription) *templates.Banner {
-	b := &templates.Banner{Kind: "past_due"}
-	for _, inv := range l.acct.Invoices {
-		late := inv.Attempted || !inv.DueDate.IsZero() && inv.DueDate.Before(l.acct.AsOf)
-		if inv.Status != billing.InvoiceOpen || inv.ForPendingUpdate || !late || inv.AmountRemaining.Amount <= 0 {
-			continue
-		}
-		if b.Amount.Currency == "" || b.Amount.Currency == inv.AmountRemaining.Currency {
-			b.Amount = billing.Money{Amount: b.Amount.Amount + inv.AmountRemaining.Amount, Currency: inv.AmountRemaining.Currency}
-		}
-		due := inv.DueDate
-		if due.IsZero() {
-			due = inv.Created
-		}
-		if b.Date.IsZero() || due.Before(b.Date) {
-			b.Date = due
-		}
-		if s, ok := l.acct.Subscription(inv.Subscription); ok {
-			b.Method, b.Plan = l.pays(s), l.planName(s.Items)
-		}
-	}
-	late := b.Amount.Currency != ""
-	for _, s := range subs {
-		if s.Status == billing.PastDue || s.Status == billing.Unpaid {
-			late = true
-			if b.Method == nil {
-				b.Method, b.Plan = l.pays(s), l.planName(s.Items)
-			}
-		}
-	}
-	if !late {
-		return nil
-	}
-	if b.Method == nil {
-		b.Method = l.pays(nil)
-	}
-	if l.page.Section != "payment" && l.permitCustomer(policy.UpdatePaymentMethod).Allowed {
-		b.Href = templates.PathPayment
-	}
-	return b
-}
-
-func (l *look) checking(intent string) *templates.Banner {
-	b := &templates.Banner{Kind: "checking", Href: pathDone + intent}
-	if i, err := l.Corridor.Journal.Get(l.r.Context(), l.sess.Customer, intent); err == nil {
-		b.Amount, b.Date, b.Plan = i.Preview.DueNow, i.Created, i.ToPlan
-	}
-	return b
 }
 
 // waitingHref leads to the receipt of the change that waits, where the portal
@@ -870,67 +772,4 @@ func (l *look) quantity(offers []templates.Offer, current billing.Item) template
 	}
 	q.Show = q.Max != 1 || current.Quantity > 1
 	return q
-}
-
-func (v *visit) payment() {
-	v.kept("payment", func(l *look) error {
-		may := l.permitCustomer(policy.UpdatePaymentMethod)
-		body := &templates.Payment{
-			Customer: l.acct.Customer, Add: may, AddHref: templates.PathAddMethod,
-			UpdateDetails: l.permitCustomer(policy.UpdateDetails), UpdateTaxIDs: l.permitCustomer(policy.UpdateTaxIDs),
-		}
-		for _, m := range l.acct.PaymentMethods {
-			out := templates.Method{
-				PaymentMethod: m, Default: m.ID == l.acct.Customer.DefaultPaymentMethod, Expiry: expiry(m, l.acct.AsOf),
-			}
-			all := true
-			for _, s := range l.going() {
-				if by := l.pays(s); by == nil || by.ID != m.ID {
-					all = false
-					continue
-				}
-				out.PaysFor = append(out.PaysFor, l.planName(s.Items))
-				for _, u := range l.acct.Upcoming {
-					if u.Subscription == s.ID && !s.SendInvoice && (out.Next.IsZero() || u.Due.Before(out.Next)) {
-						out.Next = u.Due
-					}
-				}
-			}
-			if may.Allowed && (!out.Default || !all) {
-				f, err := l.newForm(pathDefault, l.acct.Customer.Version, templates.Field{Name: fieldMethod, Value: m.ID})
-				if err != nil {
-					return err
-				}
-				out.MakeDefault = &f
-			}
-			body.Methods = append(body.Methods, out)
-		}
-		// The default first.
-		slices.SortStableFunc(body.Methods, func(a, b templates.Method) int {
-			switch {
-			case a.Default == b.Default:
-				return 0
-			case a.Default:
-				return -1
-			}
-			return 1
-		})
-		l.page.Body = body
-		return nil
-	})
-}
-
-// expiry says whether a card is good to the end of next month. Cards are good
-// through the last day of their month.
-func expiry(m billing.PaymentMethod, now time.Time) string {
-	if m.ExpYear == 0 || m.ExpMonth == 0 || now.IsZero() {
-		return ""
-	}
-	switch left := (m.ExpYear*12 + m.ExpMonth) - (now.Year()*12 + int(now.Month())); {
-	case left < 0:
-		return "expired"
-	case left <= 1:
-		return "soon"
-	}
-	return ""
 }

@@ -245,6 +245,11 @@ func routes() map[string]route {
 		templates.PathAddMethod:      {get: (*visit).addMethodPage, post: (*visit).addMethod},
 		pathReturn:                   {get: (*visit).back},
 		pathDefault:                  {post: (*visit).makeDefault},
+		templates.PathUseMethod:      {get: (*visit).usePage, post: (*visit).use},
+		templates.PathRemoveMethod:   {get: (*visit).removePage, post: (*visit).remove},
+		templates.PathPay:            {get: (*visit).payPage, post: (*visit).pay},
+		templates.PathPay + "/":      {get: (*visit).payPage, post: (*visit).pay},
+		templates.PathTransfer:       {get: (*visit).transfer},
 		templates.PathInvoices:       {get: (*visit).invoices},
 		templates.PathInvoices + "/": {}, // by invoicePath
 		templates.PathInvoicesCSV:    {get: (*visit).invoicesCSV},
@@ -283,7 +288,10 @@ func (p *Pages) find(path string) (route, string, bool) {
 	if len(path) < 2 || path[0] != '/' {
 		return route{}, "", false
 	}
-	i := strings.IndexByte(path[1:], '/') + 2
+	i := strings.LastIndexByte(path, '/') + 1
+	if _, ok := p.routes[path[:i]]; !ok {
+		i = strings.IndexByte(path[1:], '/') + 2
+	}
 	prefix, arg := path[:i], path[i:]
 	if i == 1 {
 		return route{}, "", false
@@ -325,7 +333,7 @@ func (p *Pages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	tokenInURL := path == templates.PathEnter || strings.Contains(r.URL.RawQuery, templates.FieldToken+"=")
 	// Access logs keep an answer's header, and the address in this one's Refresh
 	// is all that the provider asks for.
-	secret := tokenInURL || strings.HasPrefix(path, pathLeave)
+	secret := tokenInURL || strings.HasPrefix(path, pathLeave) || strings.HasPrefix(path, templates.PathTransfer)
 	if secret && p.SkipAccessLog != nil {
 		p.SkipAccessLog(r.Context())
 	}
@@ -498,7 +506,7 @@ func (v *visit) message(status int, m templates.Message) {
 	}
 	locale := v.locale("")
 	if v.signedIn {
-		page.Customer, page.CancelURL = v.knownName(), v.knownCancelURL()
+		page.Customer, page.CancelURL, page.Banner = v.knownName(), v.knownCancelURL(), v.knownBanner()
 		if s, ok := v.Corridor.Accounts.Peek(v.sess.Customer); ok {
 			locale = v.locale(s.Account.Customer.Locale)
 			page.Usage = hasUsage(&s.Account) && v.views(policy.ViewUsage).Allowed()

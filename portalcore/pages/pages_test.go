@@ -451,7 +451,7 @@ func TestBanners(t *testing.T) {
 			a.Subscriptions[0].Pending = &billing.PendingUpdate{Items: []billing.Item{{Price: team, Quantity: 4}}, AmountDue: euros(20), ExpiresAt: now.AddDate(0, 0, 1)}
 		}},
 		{"past_due", func(a *billing.Account) {
-			a.Invoices = append(a.Invoices, billing.Invoice{ID: "in_late", Status: billing.InvoiceOpen, Attempted: true, Created: now.AddDate(0, 0, -13), AmountRemaining: euros(58)})
+			a.Debts = append(a.Debts, billing.Invoice{ID: "in_late", Status: billing.InvoiceOpen, Attempted: true, Created: now.AddDate(0, 0, -13), AmountRemaining: euros(58)})
 		}},
 	}
 	for _, s := range steps {

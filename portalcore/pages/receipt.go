@@ -3,7 +3,9 @@ package pages
 import (
 	"errors"
 	"net/http"
+	"net/url"
 	"slices"
+	"strings"
 
 	"go.uber.org/zap"
 
@@ -51,7 +53,7 @@ func (v *visit) receipt() {
 		return
 	}
 	l.undated()
-	l.page.Body = body
+	l.page.Body, l.page.Banner = body, l.owedElsewhere()
 	if body.StateHref != "" {
 		v.w.Header()["Content-Security-Policy"] = []string{templates.ScriptCSP}
 	}
@@ -62,7 +64,7 @@ func sectionOf(k billing.ActionKind) string {
 	switch k {
 	case billing.ChangePlan, billing.DropPending:
 		return "plan"
-	case billing.AddPaymentMethod, billing.SetDefaultPaymentMethod, billing.UpdateDetails, billing.UpdateTaxID:
+	case billing.AddPaymentMethod, billing.SetDefaultPaymentMethod, billing.RemovePaymentMethod, billing.PayInvoices, billing.UpdateDetails, billing.UpdateTaxID:
 		return "payment"
 	}
 	return "overview"
@@ -109,14 +111,23 @@ func (l *look) receiptBody(i *journal.Intent) (*templates.Receipt, error) {
 	}
 	sub, hasSub := l.acct.Subscription(a.Subscription)
 	switch {
-	case a.Kind == billing.SetDefaultPaymentMethod:
+	case a.PaymentMethod != "":
 		body.Method, _ = l.acct.PaymentMethod(a.PaymentMethod)
+	case a.Kind == billing.PayInvoices:
 	case hasSub:
 		body.Method = l.pays(sub)
 	default:
 		body.Method = l.pays(nil)
 	}
-	if i.State == journal.Succeeded {
+	switch a.Kind {
+	case billing.AddPaymentMethod, billing.SetDefaultPaymentMethod:
+		// The plan is what it pays for, not what is changed.
+		body.FromPlan, body.Use = "", a.Use
+	}
+	if len(a.Invoices) > 0 {
+		l.payments(body, i)
+	}
+	if i.State == journal.Succeeded && a.Kind != billing.PayInvoices {
 		if l.paysOtherwise(i) {
 			body.Method = nil
 		}
@@ -141,8 +152,16 @@ func (l *look) goesOn(body *templates.Receipt, i *journal.Intent) {
 		body.Check = &templates.Form{Action: pathDone + i.ID}
 	}
 	body.RetryHref = retryHref(i.Action, i.State)
-	if i.Action.Kind == billing.ChangePlan && l.permitCustomer(policy.UpdatePaymentMethod).Allowed {
+	if !l.permitCustomer(policy.UpdatePaymentMethod).Allowed {
+		return
+	}
+	switch i.Action.Kind {
+	case billing.ChangePlan:
 		body.AddMethodHref = templates.PathAddMethod
+	case billing.PayInvoices:
+		if owed := l.stillOwed(i); len(owed) > 0 {
+			body.AddMethodHref = templates.PathAddMethod + "?" + addPays + "=" + url.QueryEscape(strings.Join(owed, ","))
+		}
 	}
 }
 
@@ -208,6 +227,15 @@ func (l *look) ways(body *templates.Receipt, i *journal.Intent, sub *billing.Sub
 
 // retryHref is where the customer can ask for the same again: a new intent.
 func retryHref(a billing.Action, s journal.State) string {
+	if a.Kind == billing.PayInvoices {
+		switch {
+		case s == journal.Succeeded || s == journal.Processing || s.Locks() || s == journal.Manual:
+			return ""
+		case len(a.Invoices) == 1:
+			return templates.PathPay + "/" + a.Invoices[0]
+		}
+		return templates.PathPay
+	}
 	switch s {
 	case journal.Refused, journal.NotApplied, journal.Cancelled:
 	default:
@@ -220,7 +248,7 @@ func retryHref(a billing.Action, s journal.State) string {
 		return withSubscription(pathCancel, a.Subscription)
 	case billing.AddPaymentMethod:
 		return templates.PathAddMethod
-	case billing.SetDefaultPaymentMethod, billing.UpdateDetails, billing.UpdateTaxID:
+	case billing.SetDefaultPaymentMethod, billing.RemovePaymentMethod, billing.UpdateDetails, billing.UpdateTaxID:
 		return templates.PathPayment
 	}
 	return templates.PathOverview

@@ -94,7 +94,7 @@ func TestSupportChangesNothing(t *testing.T) {
 			path += "0000000000000000000000000v"
 		}
 		form := url.Values{
-			templates.FieldNonce: {"0123456789abcdefghijklmnop"}, fieldSubscription: {"sub_a"}, fieldMethod: {"pm_a"},
+			templates.FieldNonce: {"0123456789abcdefghijklmnop"}, fieldSubscription: {"sub_a"}, templates.FieldMethod: {"pm_a"},
 			fieldSession: {ann.id()},
 		}
 		w := sue.post(path, form)
