@@ -378,23 +378,24 @@ type recovery struct {
 	started bool // what processes left behind that are gone was looked at
 	failed  time.Time
 	pause   time.Duration // from failed on
+	why     error         // it failed, until it gets to its end: one complaint, not a new one whenever it is tried
 }
 
 // look recovers what is due. Until it got to its end once, it also looks at what
 // processes left behind that are gone.
 func (r *recovery) look(ctx context.Context) error {
 	defer r.p.wakeDelivery()
-	var startErr error
 	if !r.started && (r.pause == 0 || time.Since(r.failed) >= r.pause) {
-		if _, startErr = r.p.corridor.Recover(ctx, true); startErr == nil {
-			r.started = true
+		_, err := r.p.corridor.Recover(ctx, true)
+		if err == nil {
+			r.started, r.why = true, nil
 			return nil
 		}
 		r.failed, r.pause = time.Now(), min(max(2*r.pause, recoverEvery), startRecoveryAtMost)
-		startErr = fmt.Errorf("looking at what was left behind: %w", startErr)
+		r.why = fmt.Errorf("looking at what was left behind: %w", err)
 	}
 	_, err := r.p.corridor.Recover(ctx, false)
-	return errors.Join(startErr, err)
+	return errors.Join(r.why, err)
 }
 
 // every does work at an interval, and when it is woken, until ctx ends.
