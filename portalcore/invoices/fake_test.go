@@ -25,6 +25,7 @@ type fake struct {
 	list             []billing.Invoice
 	pages, ones      int
 	err              error
+	broken           string // cannot be read by its id
 	// between runs, without the lock, after an answer was made and before it is
 	// given.
 	between func()
@@ -73,6 +74,9 @@ func (f *fake) Invoice(_ context.Context, id, invoice string) (billing.InvoiceDe
 	f.ones++
 	if f.err != nil {
 		return billing.InvoiceDetail{}, f.err
+	}
+	if invoice == f.broken {
+		return billing.InvoiceDetail{}, errDown
 	}
 	i := slices.IndexFunc(f.list, func(v billing.Invoice) bool { return v.ID == invoice })
 	if id != customer || i < 0 {

@@ -49,12 +49,15 @@ const (
 	walkEvery = 7 * 24 * time.Hour
 	// chunkSize is how large a chunk gets before it is split, in bytes.
 	chunkSize = 32 << 10
-	// maxChunks keeps the head within a value's size, whatever the entries are.
-	// 20,000 usual ones take about 130.
+	// maxChunks bounds the chunks; 20,000 usual entries take about 130. maxRefs
+	// bounds what the head says of them in bytes, which ids of any length are
+	// part of: with maxPendingBytes it stays within a value's size.
 	maxChunks = 300
-	// maxPending bounds the invoices that wait to be read anew: with more, all
-	// pages are.
-	maxPending = 500
+	maxRefs   = 40 << 10
+	// maxPending bounds the invoices that wait to be read anew, maxPendingBytes
+	// their ids: with more, all pages are.
+	maxPending      = 500
+	maxPendingBytes = 20 << 10
 	// maxDoubts bounds what one look at the list makes be read anew.
 	maxDoubts = 50
 	// doubtsAtOnce is how many of them are read before the page is shown.
@@ -164,6 +167,8 @@ type head struct {
 	// Stamp names the reader who has it until Due; "" where nobody has.
 	Stamp    string `json:"stamp,omitempty"`
 	Failures int    `json:"failures,omitempty"`
+	// Turn counts reads that failed: what failed comes after all others.
+	Turn uint32 `json:"turn,omitempty"`
 }
 
 // ref names a chunk and says what is in it.
@@ -331,7 +336,7 @@ func (x *Index) merge(tx store.Tx, customer string, h *head, entries []Entry) er
 
 // bound drops the oldest chunks of an index that got too large.
 func (x *Index) bound(tx store.Tx, customer string, h *head) error {
-	for n := h.count(); n > MaxEntries || len(h.Chunks) > maxChunks; {
+	for n := h.count(); n > MaxEntries || len(h.Chunks) > maxChunks || size(h.Chunks) > maxRefs; {
 		last := h.Chunks[len(h.Chunks)-1]
 		if err := tx.Delete(x.chunkKey(customer, last.N)); err != nil {
 			return err
@@ -342,6 +347,12 @@ func (x *Index) bound(tx store.Tx, customer string, h *head) error {
 		h.IndexedTo = max(h.IndexedTo, h.oldest())
 	}
 	return nil
+}
+
+// size is how many bytes a part of the head takes.
+func size[T []ref | map[string]uint64](part T) int {
+	b, _ := json.Marshal(part) // cannot fail on these types
+	return len(b)
 }
 
 // chunk reads one chunk; nothing where it is new.
@@ -456,7 +467,7 @@ func (h *head) doubt(invoice string) {
 		h.Pending = map[string]uint64{}
 	}
 	h.Pending[invoice] = h.Seq
-	if len(h.Pending) > maxPending {
+	if len(h.Pending) > maxPending || size(h.Pending) > maxPendingBytes {
 		h.Pending, h.Walk, h.Cursor, h.Until = nil, true, "", 0
 	}
 }
@@ -600,6 +611,13 @@ func (h *head) checked(page billing.InvoicePage, entries []Entry, newest int64, 
 	switch {
 	case page.Older == "":
 		h.finish(now)
+	case h.Generation != generation:
+		// Events were forgotten: what was read before is worth nothing, whatever
+		// was going on then.
+		if newest < oldest {
+			h.Complete, h.IndexedTo = false, oldest
+		}
+		begin(0)
 	case newest < oldest && (h.Complete || h.Full) && !h.Walk:
 		// Between the two others may be: down to what is there.
 		h.Complete, h.IndexedTo = false, oldest
@@ -609,7 +627,7 @@ func (h *head) checked(page billing.InvoicePage, entries []Entry, newest int64, 
 		h.Complete = false
 		begin(h.Until)
 	case h.Walk:
-	case !h.Complete && !h.Full, now.Sub(h.Walked) > walkEvery, h.Generation != generation:
+	case !h.Complete && !h.Full, now.Sub(h.Walked) > walkEvery:
 		begin(0)
 	}
 }
@@ -869,8 +887,13 @@ func (x *Index) take(ctx context.Context, customer string, key []byte, stamp str
 // step makes one read and takes its answer in. The head that it returns is nil
 // where the read failed.
 func (x *Index) step(ctx context.Context, customer, stamp string, h *head) (*head, error) {
-	if len(h.Pending) > 0 {
-		return x.readOne(ctx, customer, stamp, h, slices.Min(slices.Collect(maps.Keys(h.Pending))))
+	ids := slices.Sorted(maps.Keys(h.Pending))
+	turns := len(ids)
+	if h.Walk {
+		turns++
+	}
+	if at := int(h.Turn % uint32(max(turns, 1))); at < len(ids) { //nolint:gosec // at most maxPending and one
+		return x.readOne(ctx, customer, stamp, h, ids[at])
 	}
 	page, entries, err := x.page(ctx, customer, h.Cursor, h.Seq)
 	if err != nil {
@@ -1012,6 +1035,7 @@ func (x *Index) failed(ctx context.Context, customer, stamp string, why error, c
 	_, err := x.put(ctx, customer, stamp, nil, func(_ store.Tx, h *head) error {
 		h.Stamp = ""
 		h.Failures++
+		h.Turn++
 		if cursor != "" && h.Cursor == cursor && billing.FaultOf(why) == billing.NotFound {
 			h.Cursor = ""
 		}

@@ -336,6 +336,75 @@ func TestWeekly(t *testing.T) {
 	e.same("after a restore")
 }
 
+// TestRestoredUnfinished: what was read before a backup was made is read again
+// after its restore, also where the backup is of an index that was being read,
+// or has more new invoices than one page before it.
+func TestRestoredUnfinished(t *testing.T) {
+	restored := func(e *env) {
+		t.Helper()
+		if _, err := store.MarkRestored(t.Context(), e.store, bytes.NewReader(make([]byte, 16)), e.now(), "test"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	forgotten := func(v *billing.Invoice) { v.Description = "the event about this went with the old store" }
+	e := newEnv(t, 1500)
+	e.open(1)
+	if _, err := e.nodes[0].Work(t.Context()); err != nil || !e.view().Reading || len(e.view().Entries) < 600 {
+		t.Fatal(err)
+	}
+	restored(e)
+	e.fake.change(350, forgotten)
+	e.advance(CheckEvery)
+	e.open(1)
+	e.settle()
+	e.same("read in part before")
+
+	e = newEnv(t, 1000)
+	e.open(1)
+	e.settle()
+	restored(e)
+	e.fake.change(350, forgotten)
+	for n := range 150 {
+		e.advance(time.Minute)
+		e.fake.add(invoice(2000+n, e.now()))
+	}
+	e.open(1)
+	e.settle()
+	e.same("more than a page before what was read")
+}
+
+// TestHeadBounded: however long the ids that events name are, noting them never
+// outgrows a record: an event that cannot be noted comes again for days.
+func TestHeadBounded(t *testing.T) {
+	e := newEnv(t, 300)
+	e.open(1)
+	e.settle()
+	for n := range maxPending - 1 {
+		e.note(fmt.Sprintf("in_%s_%04d", strings.Repeat("x", 240), n))
+	}
+	e.settle()
+	e.same("afterwards")
+}
+
+// TestOneUnreadable: an invoice that cannot be read, again and again, does not
+// keep the others from being read.
+func TestOneUnreadable(t *testing.T) {
+	e := newEnv(t, 500)
+	e.open(1)
+	e.fake.mu.Lock()
+	e.fake.broken = "in_00001"
+	e.fake.mu.Unlock()
+	e.note("in_00001")
+	e.note(e.fake.change(300, paid))
+	for range 200 {
+		e.advance(time.Minute)
+		if _, err := e.nodes[0].Work(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.same("with one that cannot be read")
+}
+
 // TestDamaged: what cannot be read is made anew.
 func TestDamaged(t *testing.T) {
 	for name, break_ := range map[string]func(tx store.Tx, x *Index) error{
