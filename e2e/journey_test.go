@@ -433,7 +433,7 @@ func TestJourneyAtStripe(t *testing.T) {
 	}
 	b.open(w.portal + "/payment")
 	b.click("Add a payment method")
-	b.sees("You are going to Stripe to enter your card.")
+	b.sees("You are going to Stripe to enter your card or bank account.")
 	b.click("Continue to Stripe")
 	b.arriveAt("/pages/card/")
 	if strings.HasPrefix(b.url(), w.portal) {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/csv"
 	"net/http"
 	"os"
 	"os/exec"
@@ -122,7 +123,7 @@ func TestPastDue(t *testing.T) {
 	b.sees("Your payment method is saved")
 	b.open(d.Portal + "/")
 	b.seesNot("Past due")
-	advance(t, d, 32)
+	advance(t, d, 20)
 	b.enterAs(d, "Northwind Ltd")
 	b.sees("Past due", "Your bank declined it.", "Pay $40.00")
 	b.inspect("overview-past-due")
@@ -223,4 +224,39 @@ func (b *browser) choose(name, value string) {
 	if !found {
 		b.t.Fatalf("%s: %s cannot be set to %q:\n%s", b.url(), name, value, b.text())
 	}
+}
+
+// TestUsageByMonth reads a customer's usage: this period, against the last, and
+// a year by months, with the figures of the chart in its table and in its file.
+func TestUsageByMonth(t *testing.T) {
+	d := startDemo(t, caddyBinary(t))
+	b := newBrowser(t)
+	b.enterAs(d, "Tyrell Analytics")
+	b.inspect("overview-usage")
+	b.click("Usage")
+	b.sees("API calls", "Final when the period closes")
+	b.inspect("usage")
+	b.open(d.Portal + "/usage")
+	b.choose("period", "year")
+	b.choose("by", "month")
+	b.click("Show")
+	b.sees("API calls")
+	b.inspect("usage-year")
+	var used []string
+	b.js(`[...document.querySelector("figure ~ details table, figure details table").tBodies[0].rows].map(r => r.cells[1].firstChild.textContent.replace(/\D/g, ""))`, &used)
+	var link string
+	b.js(`document.querySelector('a[href^="/usage.csv"]').getAttribute("href")`, &link)
+	p := b.visitor(d.Portal).get(t, link)
+	rows, err := csv.NewReader(strings.NewReader(p.body)).ReadAll()
+	if err != nil || p.status != http.StatusOK || !strings.HasPrefix(p.header.Get("Content-Type"), "text/csv") || len(rows) != 13 || len(used) != 12 {
+		t.Fatalf("%d months in the table, %d rows in the file: %d %v\n%s", len(used), len(rows), p.status, err, p.body)
+	}
+	for i, row := range rows[1:] {
+		if row[3] != used[i] || used[i] == "" || used[i] == "0" {
+			t.Errorf("the month from %s: %s in the file, %s in the table", row[1], row[3], used[i])
+		}
+	}
+	b.open(d.Portal + "/balance")
+	b.sees("Welcome to usage-based billing", "$25.00")
+	b.inspect("balance")
 }
