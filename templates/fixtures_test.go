@@ -62,7 +62,8 @@ func subscription() Subscription {
 
 func overview() *Overview {
 	return &Overview{
-		Customer: northwind, Subscriptions: []Subscription{subscription()},
+		SeeInvoices: true,
+		Customer:    northwind, Subscriptions: []Subscription{subscription()},
 		Next:   []NextPayment{{Upcoming: upcoming, PlanName: "Team", Method: visa, Kind: "next"}},
 		Method: visa, Invoices: invoices[:3], SeePlans: true, UpdateMethod: allowed, UpdateDetails: allowed,
 	}
@@ -232,7 +233,7 @@ func fixtures() map[string]*Page {
 		"subscriptions": page("overview", &Subscriptions{
 			Subscriptions: []Subscription{subscription(), subscription()}, From: 26, To: 50, All: 200, BackHref: "/subscriptions?page=1", OnHref: "/subscriptions?page=3",
 		}),
-		"overview-empty": page("overview", &Overview{Customer: billing.Customer{ID: "cus_new"}, SeePlans: true, UpdateMethod: allowed, UpdateDetails: allowed}),
+		"overview-empty": page("overview", &Overview{Customer: billing.Customer{ID: "cus_new"}, SeePlans: true, SeeInvoices: true, UpdateMethod: allowed, UpdateDetails: allowed}),
 		"overview-many": page("overview", change(overview(), func(o *Overview) {
 			s := subscription()
 			s.ID, s.PlanName, s.Status, s.Quantity, s.Total, s.Price, s.MoreItems = "sub_2", long, "paused", 1, eur(14700), teamY, 2

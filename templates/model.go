@@ -119,6 +119,7 @@ type Overview struct {
 	Next          []NextPayment
 	Method        *billing.PaymentMethod // that pays, nil where there is none
 	Invoices      []billing.Invoice      // the latest three
+	SeeInvoices   bool                   // reading them is not denied
 	SeePlans      bool                   // plans can be looked at
 	UpdateMethod  Permit
 	UpdateDetails Permit

@@ -436,6 +436,11 @@ func TestViewInvoicesDenied(t *testing.T) {
 	b := e.signedIn("cus_a")
 	p := must[*policy.Policy](t)(policy.New([]policy.Rule{{Verdict: policy.Deny, Actions: []string{policy.ViewInvoices}}}, nil))
 	e.corridor.Policy = func(string) *policy.Policy { return p }
+	e.provider.accounts["cus_a"].Invoices = e.provider.all[:3]
+	b.post(pathRefresh, nil)
+	if body := b.get("/").Body.String(); strings.Contains(body, "INV-0") || !strings.Contains(body, "Your plan") {
+		t.Errorf("the overview shows invoices: %s", body)
+	}
 	for _, path := range []string{"", "/in_0001", "/in_0001/receipt", "/in_0001/pdf", "/in_0001/credit-notes/cn_a/pdf", ".csv", ".zip"} {
 		if w := b.get("/invoices" + path); w.Code != 403 || strings.Contains(w.Body.String(), "INV-0") {
 			t.Errorf("/invoices%s: %d", path, w.Code)

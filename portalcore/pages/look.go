@@ -465,9 +465,12 @@ func (l *look) waiting(subscription string) (journal.Intent, bool) {
 func (v *visit) overview() {
 	v.kept("overview", func(l *look) error {
 		body := &templates.Overview{
-			Customer: l.acct.Customer, Invoices: l.acct.Invoices[:min(len(l.acct.Invoices), 3)],
+			Customer: l.acct.Customer, SeeInvoices: l.views(policy.ViewInvoices).Allowed(),
 			SeePlans:     len(l.cat.Plans) > 0,
 			UpdateMethod: l.permitCustomer(policy.UpdatePaymentMethod), UpdateDetails: l.permitCustomer(policy.UpdateDetails),
+		}
+		if body.SeeInvoices {
+			body.Invoices = l.acct.Invoices[:min(len(l.acct.Invoices), 3)]
 		}
 		subs := l.going()
 		shown := subs
