@@ -38,6 +38,13 @@ const (
 	// documentTimeout bounds fetching one document of a ZIP.
 	documentTimeout = 30 * time.Second
 
+	// takePatience is how long a browser may keep a file waiting, beside the time
+	// that its bytes need at takeRate, in bytes a second.
+	takePatience = time.Minute
+	takeRate     = 16 << 10
+	// takePiece is how much is sent at a time.
+	takePiece = 64 << 10
+
 	pdfType = "application/pdf"
 )
 
@@ -114,10 +121,14 @@ func (v *visit) document(ref billing.DocumentRef, back string, name func() strin
 	if v.r.Method == http.MethodHead {
 		return
 	}
-	if _, err := v.w.Write(first[:n]); err != nil {
-		return
+	out := v.taker()
+	var rest int64
+	if _, err = out.Write(first[:n]); err == nil {
+		rest, err = io.Copy(out, io.LimitReader(doc.Body, maxDocument))
 	}
-	rest, err := io.Copy(v.w, io.LimitReader(doc.Body, maxDocument))
+	if err == nil {
+		err = out.done()
+	}
 	if sent := int64(n) + rest; err != nil || sent > maxDocument || doc.Size >= 0 && sent != doc.Size {
 		v.Log.Warn("document broke off", zap.String("request_id", v.id), zap.Int64("sent", sent), zap.Error(err))
 		// Cut the connection: half a file must not look like a whole one.
@@ -131,6 +142,42 @@ func (v *visit) download(contentType, name string) {
 	h.Set("Content-Type", contentType)
 	h.Set("Content-Disposition", disposition(name))
 	v.wrote = true
+}
+
+// taker sends a file to a browser for as long as that takes it: one that does
+// not would hold the file, and a ZIP's place, for ever.
+type taker struct {
+	w        io.Writer
+	rc       *http.ResponseController
+	patience time.Duration // what is left of it
+	most     time.Duration
+}
+
+func (v *visit) taker() *taker {
+	return &taker{w: v.w, rc: http.NewResponseController(v.w), patience: v.takePatience, most: v.takePatience}
+}
+
+func (t *taker) Write(b []byte) (n int, err error) {
+	for err == nil && n < len(b) {
+		begun, sent := time.Now(), 0
+		_ = t.rc.SetWriteDeadline(begun.Add(t.patience)) // not every writer has deadlines
+		sent, err = t.w.Write(b[n:min(n+takePiece, len(b))])
+		n += sent
+		// What a connection holds back by itself is taken at once: it earns nothing.
+		t.patience = min(t.patience+time.Duration(sent)*time.Second/takeRate-time.Since(begun), t.most)
+	}
+	return n, err
+}
+
+// done sends what is held back of a whole file. The connection is good for
+// more after it.
+func (t *taker) done() error {
+	_ = t.rc.SetWriteDeadline(time.Now().Add(t.patience))
+	if err := t.rc.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	_ = t.rc.SetWriteDeadline(time.Time{})
+	return nil
 }
 
 // invoiceNumber is an invoice's number, as far as it is at hand.
@@ -232,7 +279,12 @@ func (v *visit) invoicesCSV() {
 	if v.r.Method == http.MethodHead {
 		return
 	}
-	if err := writeCSV(v.w, list, v.Corridor.Provider.Capabilities().Exponent, v.Renderer.Location()); err != nil {
+	out := v.taker()
+	err := writeCSV(out, list, v.Corridor.Provider.Capabilities().Exponent, v.Renderer.Location())
+	if err == nil {
+		err = out.done()
+	}
+	if err != nil {
 		panic(http.ErrAbortHandler) // the browser went away, or takes it for whole
 	}
 }
@@ -270,7 +322,8 @@ func writeCSV(w io.Writer, list []invoices.Entry, exponent func(string) int, loc
 
 // cell is a text that no spreadsheet takes for a formula, and that stays on its
 // line: controls and marks of direction are left out, and an apostrophe is put
-// before what would begin a formula.
+// before what would begin a formula. After a semicolon too: where the comma is
+// the decimal sign, spreadsheets begin a cell there.
 func cell(s string) string {
 	s = strings.TrimSpace(strings.Map(func(r rune) rune {
 		switch {
@@ -281,13 +334,16 @@ func cell(s string) string {
 		}
 		return r
 	}, strings.ToValidUTF8(s, "\uFFFD")))
+	var b strings.Builder
+	begins := true
 	for _, r := range s {
-		if strings.ContainsRune("=+-@＝＋－＠−|%", r) {
-			return "'" + s
+		if begins && strings.ContainsRune("=+-@＝＋－＠−|%", r) {
+			b.WriteByte('\'')
 		}
-		break
+		begins = r == ';' || begins && (r == '"' || unicode.IsSpace(r))
+		b.WriteRune(r)
 	}
-	return s
+	return b.String()
 }
 
 func withDocument(list []invoices.Entry) []invoices.Entry {
@@ -358,6 +414,7 @@ func (v *visit) invoicesZIP() {
 // zipFile is a ZIP in the making.
 type zipFile struct {
 	*visit
+	out     *taker
 	w       *zip.Writer // nil until the first document is there
 	names   map[string]bool
 	sent    int64
@@ -383,7 +440,8 @@ func (z *zipFile) add(e *invoices.Entry) bool {
 	if z.w == nil {
 		z.download("application/zip", "invoices.zip")
 		z.visit.w.WriteHeader(http.StatusOK)
-		z.w = zip.NewWriter(z.visit.w)
+		z.out = z.taker()
+		z.w = zip.NewWriter(z.out)
 	}
 	name := documentName(e.Created.In(z.Renderer.Location()).Format(time.DateOnly)+"-invoice", e.Number, e.ID)
 	if err := z.put(z.unique(name), body, e.Created); err != nil {
@@ -446,7 +504,10 @@ func (z *zipFile) finish() error {
 			return err
 		}
 	}
-	return z.w.Close()
+	if err := z.w.Close(); err != nil {
+		return err
+	}
+	return z.out.done()
 }
 
 func (z *zipFile) missingText() (string, error) {

@@ -104,6 +104,8 @@ type Pages struct {
 	balances  *shelf[billing.BalancePage]
 	countries map[string][]templates.Country // by locale
 
+	takePatience time.Duration // how long a browser may keep a file waiting
+
 	zipMu   sync.Mutex
 	zipping map[string]bool // customers that a ZIP is being made for
 }
@@ -126,7 +128,7 @@ func New(o Options) (*Pages, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Pages{Options: o, host: u.Host, secure: u.Scheme == "https", countries: map[string][]templates.Country{}, zipping: map[string]bool{}}
+	p := &Pages{Options: o, host: u.Host, secure: u.Scheme == "https", countries: map[string][]templates.Country{}, zipping: map[string]bool{}, takePatience: takePatience}
 	if p.returns, err = returnOrigins(o.ReturnTo); err != nil {
 		return nil, err
 	}

@@ -569,21 +569,12 @@ func usageTable(meters []templates.Meter) ([]byte, error) {
 				value = ""
 			}
 			rows = append(rows, []string{
-				sheetText(m.Name), p.Start.UTC().Format(time.RFC3339), p.End.UTC().Format(time.RFC3339), value, state,
+				cell(m.Name), p.Start.UTC().Format(time.RFC3339), p.End.UTC().Format(time.RFC3339), value, state,
 			})
 		}
 	}
 	err := errors.Join(w.WriteAll(rows), w.Error())
 	return b.Bytes(), err
-}
-
-// sheetText is a text that no spreadsheet takes for a formula: those begin with
-// one of these characters, full-width ones in some languages.
-func sheetText(s string) string {
-	if r, _ := utf8.DecodeRuneInString(s); s != "" && strings.ContainsRune("=+-@\t\r\n＝＋－＠", r) {
-		return "'" + s
-	}
-	return s
 }
 
 // usageWeight is about how many bytes a usage takes.
