@@ -195,29 +195,22 @@ func subscribeWithUsage(price string, quantity int64) func(*work, string) error 
 	}
 }
 
-// callsByDay are the calls of the last thirteen months, a few days at a time:
-// more on workdays, more from month to month, and one day with a peak.
+// callsByDay are the calls of the last thirteen months, reported day by day, so
+// that an invoice counts all of its period: more on workdays, more from month to
+// month, and two days with a peak.
 func callsByDay() []moment {
-	const days, every = 13*30 + 5, 5
+	const days = 13*30 + 5
 	var list []moment
-	for ago := days; ago >= 0; ago -= every {
+	for ago := days - 1; ago >= 0; ago-- {
 		list = append(list, moment{daysAgo(ago), func(w *work, customer string) error {
-			var events []UsageEvent
-			for n := range min(every, days-ago) {
-				at := w.now.AddDate(0, 0, -n).Truncate(time.Hour)
-				calls := int64(420 + 2*(days-ago-n) + (ago*every+n*7)%61)
-				switch {
-				case ago-ago%10 == 20 && n == 2:
-					calls *= 4
-				case at.Weekday() == time.Saturday || at.Weekday() == time.Sunday:
-					calls /= 3
-				}
-				events = append(events, UsageEvent{EventName: callsEvent, Customer: customer, Value: decimal.NewFromInt(calls), Timestamp: at})
+			calls := int64(420 + 2*(days-ago) + ago*7%61)
+			switch {
+			case ago == 22 || ago == 27:
+				calls *= 4
+			case w.now.Weekday() == time.Saturday || w.now.Weekday() == time.Sunday:
+				calls /= 3
 			}
-			if len(events) == 0 {
-				return nil
-			}
-			return w.reportUsage(events)
+			return w.reportUsage([]UsageEvent{{EventName: callsEvent, Customer: customer, Value: decimal.NewFromInt(calls), Timestamp: w.now}})
 		}})
 	}
 	return list
