@@ -44,7 +44,7 @@ const (
 	// maxTicks is how many lines a chart has at most.
 	maxTicks = 5
 	// most labels below a chart, and on a phone, by the width of a point.
-	wideLabels, narrowDays, narrowMonths = 8, 4, 3
+	wideLabels, narrowDays, narrowMonths = 8, 4, 2
 	// gapless is how many bars leave no room for gaps.
 	gapless = 120
 )

@@ -214,7 +214,7 @@ func TestUsageWords(t *testing.T) {
 		"usage-none":    {"No usage-based prices in your plan.", "Back to the overview"},
 		"usage-first":   {"There is no earlier period: your plan began in this one."},
 		"usage-failed":  {"We couldn’t load your usage.", "Try again"},
-		"balance":       {"€12.00 credit", "$4.00 owed", "You have no credit and owe nothing here.", "Expires on 30 June 2026.", "Other change"},
+		"balance":       {"€12.00 credit", "$4.00 owed", "Nothing is on it besides the credits below.", "Expires on 30 June 2026.", "Other change"},
 	} {
 		text := iso.Replace(textOf(find(parsePage(t, r, "en", fixtures()[name]), "main")))
 		for _, w := range want {

@@ -72,15 +72,15 @@ func overview() *Overview {
 func offers() []Offer {
 	return []Offer{
 		{
-			Key: "basic", Name: "Basic", Text: "For one person", Price: basic, Total: eur(7600), Direction: "downgrade", Permit: Permit{Why: "policy", Text: "Please talk to us: support@acme.example"},
+			Key: "basic", Name: "Basic", Text: "For one person", Price: basic, Quantity: 4, Total: eur(7600), Direction: "downgrade", Permit: Permit{Why: "policy", Text: "Please talk to us: support@acme.example"},
 			Features: []string{"3 projects"}, Losses: []string{"10 projects", "Priority support"},
 		},
 		{
-			Key: "team", Name: "Team", Text: "For a team", Price: team, Total: eur(4900), Current: true, Permit: allowed,
+			Key: "team", Name: "Team", Text: "For a team", Price: team, Quantity: 4, Total: eur(4900), Current: true, Permit: allowed,
 			Features: []string{"10 projects", "Priority support"}, Limits: []billing.Limit{{Name: "Seats", Value: 1250}},
 		},
 		{
-			Key: "enterprise", Name: "Enterprise", Text: "For the whole house", Price: price("ent", 9900, billing.Month), Total: eur(39600), Direction: "upgrade", Permit: allowed,
+			Key: "enterprise", Name: "Enterprise", Text: "For the whole house", Price: price("ent", 9900, billing.Month), Quantity: 4, Total: eur(39600), Direction: "upgrade", Permit: allowed,
 			Features: []string{"Unlimited projects"}, Gains: []string{"Unlimited projects", "Single sign-on"},
 		},
 	}
@@ -263,7 +263,21 @@ func fixtures() map[string]*Page {
 				p.Offers[i].Total = eur(4 * 29000)
 			}
 		})),
-		"plan-none":    page("plan", change(plan(), func(p *Plan) { p.Subscription, p.Change = nil, may("none") })),
+		"plan-usage": page("plan", change(plan(), func(p *Plan) {
+			s := &Subscription{ID: "sub_1", PlanName: "Pay as you go", Status: "active", Price: calls, Total: eur(0), Metered: true, PeriodEnd: day(6, 1)}
+			p.Subscription, p.Quantity.Value, p.Quantity.Price = s, "1", ""
+			p.Offers[0] = Offer{Key: "calls", Name: "Pay as you go", Price: calls, Quantity: 1, Total: eur(0), Current: true, Permit: allowed}
+			p.Offers[1].Current, p.Offers[1].Quantity, p.Offers[1].Total = false, 1, eur(1225)
+			p.Offers[2].Price.Tiers = []billing.Tier{{UpTo: 5, FlatAmount: decimal.NewFromInt(9900)}, {UnitAmount: decimal.NewFromInt(1500)}}
+			p.Offers[2].Quantity, p.Offers[2].Total = 6, eur(11400)
+		})),
+		"preview-usage": page("plan", change(preview(), func(p *Preview) { p.FromPlan, p.From = "Pay as you go", PriceQuantity{Price: calls, Total: eur(0)} })),
+		"plan-none": page("plan", change(plan(), func(p *Plan) {
+			p.Subscription, p.Change = nil, may("none")
+			for i := range p.Offers {
+				p.Offers[i].Quantity, p.Offers[i].Total = 0, billing.Money{}
+			}
+		})),
 		"plan-only":    page("plan", change(plan(), func(p *Plan) { p.Offers, p.Change = nil, may("scheduled") })),
 		"preview":      decision(page("plan", preview())),
 		"preview-long": decision(page("plan", change(preview(), func(p *Preview) { p.ToPlan = long }))),

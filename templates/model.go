@@ -144,7 +144,7 @@ type Subscription struct {
 	Price                  billing.Price // of the first item
 	Quantity               int64
 	Total                  billing.Money // price times quantity per period, without tax
-	MoreItems              int           // further items, not shown in Price
+	MoreItems              int           // further items with a price of their own that usage does not set
 	Metered                bool          // some item is billed by usage
 	PeriodEnd              time.Time
 	TrialEnd               time.Time
@@ -236,7 +236,8 @@ type Offer struct {
 	Name     string
 	Text     string
 	Price    billing.Price
-	Total    billing.Money // price times current quantity
+	Quantity int64         // that the customer would have of it, 0 without a plan
+	Total    billing.Money // price times Quantity
 	Current  bool
 	Features []string
 	Limits   []billing.Limit

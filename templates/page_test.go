@@ -355,6 +355,8 @@ func TestWords(t *testing.T) {
 		"receipt-refused":                    {"€20.90 was not paid."},
 		"cancel":                             {"Cancel plan “Team”", "Keep plan “Team”"},
 		"plan":                               {"See what plan “Enterprise” costs you", "€396.00 per month 4 at €99.00 per month each", "Seats: 1,250", "Every 3 months"},
+		"plan-usage":                         {"Active Billed by usage Renews on", "Your plan Billed by usage Team", "€12.25 per month", "€114.00 per month 6, priced in steps"},
+		"preview-usage":                      {"Pay as you go Billed by usage To"},
 		"plan-ending":                        {"€290.00 per year", "€1,160.00 per year 4 at €290.00 per year each About €96.67 a month."},
 		"message-link_too_soon":              {"again in 5 seconds."},
 		"message-provider_down_nothing_sent": {"Stripe isn’t answering. Nothing was sent, nothing changed and you haven’t been charged."},

@@ -88,7 +88,7 @@ func TestInvoiceList(t *testing.T) {
 	has("found so far", "/invoices?q=INV-0450", []string{"INV-0450", "1–1 of 1"}, []string{"INV-0449"})
 	has("not found so far", "/invoices?q=INV-0007", []string{"No invoices match"}, nil)
 	e.indexed()
-	has("all", "/invoices", []string{"1–25 of 500", "€2,940.00", "Paid on invoices of", `href="/invoices?page=2"`, `href="/invoices.csv"`, "at most 100 invoices", `href="/pay/in_0009"`}, []string{"being read"})
+	has("all", "/invoices", []string{"1–25 of 500", "€2,940.00", "Paid (invoices of", `href="/invoices?page=2"`, `href="/invoices.csv"`, "at most 100 invoices", `href="/pay/in_0009"`}, []string{"being read"})
 	has("second page", "/invoices?page=2", []string{"26–50 of 500", `href="/invoices"`, `href="/invoices?page=3"`}, nil)
 	has("last page", "/invoices?page=900", []string{"476–500 of 500", "INV-0001"}, []string{`rel="next"`})
 	has("of last year", "/invoices?q=INV-0007&year=2025", []string{"INV-0007", "1–1 of 1", `href="/invoices.csv?q=INV-0007&amp;year=2025"`, `href="/invoices.zip?q=INV-0007&amp;year=2025"`, "Clear search"}, nil)

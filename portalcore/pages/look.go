@@ -314,9 +314,7 @@ func (l *look) planName(items []billing.Item) string {
 	return l.mainItem(items).Price.ProductName
 }
 
-func times(p billing.Price, n int64) billing.Money {
-	return billing.Money{Amount: p.UnitAmount.Mul(decimal.NewFromInt(n)).Round(0).IntPart(), Currency: p.Currency}
-}
+func times(p billing.Price, n int64) billing.Money { return p.Cost(decimal.NewFromInt(n)) }
 
 func withSubscription(path, id string) string {
 	return path + "?" + fieldSubscription + "=" + url.QueryEscape(id)
@@ -346,11 +344,23 @@ func (l *look) status(s *billing.Subscription) string {
 	return "active"
 }
 
+// moreItems counts the items besides the main one. What is billed by usage is
+// not among them: the page says so in other words.
+func moreItems(s *billing.Subscription) int {
+	n := 0
+	for _, it := range s.Items {
+		if !it.Price.Metered {
+			n++
+		}
+	}
+	return max(n-1, 0)
+}
+
 func (l *look) subscription(s *billing.Subscription) (templates.Subscription, error) {
 	it := l.mainItem(s.Items)
 	out := templates.Subscription{
 		ID: s.ID, PlanName: l.planName(s.Items), Status: l.status(s), Price: it.Price, Quantity: it.Quantity,
-		Total: times(it.Price, it.Quantity), Metered: metered(s), MoreItems: max(len(s.Items)-1, 0),
+		Total: times(it.Price, it.Quantity), Metered: metered(s), MoreItems: moreItems(s),
 		PeriodEnd: s.PeriodEnd(), TrialEnd: s.TrialEnd, Ends: s.Ends(), Pending: s.Pending,
 		PlanHref: withSubscription(templates.PathPlan, s.ID), CancelHref: withSubscription(pathCancel, s.ID),
 		Change: l.permitSubscription(policy.Request{Action: policy.ChangePlan, AnyDirection: true}, s),
@@ -473,9 +483,9 @@ func (v *visit) overview() {
 			body.Invoices = l.acct.Invoices[:min(len(l.acct.Invoices), 3)]
 		}
 		subs := l.going()
-		shown := subs
+		shown := l.byUrgency(subs)
 		if len(subs) > maxCards {
-			shown, body.All = l.byUrgency(subs)[:maxCards], len(subs)
+			shown, body.All = shown[:maxCards], len(subs)
 		}
 		var err error
 		if body.Subscriptions, err = l.cards(shown); err != nil {
@@ -583,6 +593,7 @@ func (l *look) planBody(sub *billing.Subscription, f form) (*templates.Plan, err
 			}
 		}
 		currency, current = sub.Currency, l.mainItem(sub.Items)
+		current.Quantity = max(current.Quantity, 1) // usage has none, plans do
 	}
 	if currency == "" {
 		currency = cmp.Or(l.acct.Customer.Balance.Currency, firstCurrency(l.cat))
@@ -664,7 +675,7 @@ func (l *look) offers(body *templates.Plan, sub *billing.Subscription, currency 
 			if sub == nil {
 				o.Permit = templates.Permit{Why: "none"}
 			} else {
-				o.Total, o.Current = times(pr, current.Quantity), pr.ID == current.Price.ID
+				o.Quantity, o.Total, o.Current = current.Quantity, times(pr, current.Quantity), pr.ID == current.Price.ID
 				o.Permit, o.Direction = l.permitOffer(sub, current, pr.ID)
 				if !o.Current {
 					o.Gains, o.Losses, o.Changes = compare(from, p)
@@ -737,8 +748,11 @@ func compare(from, to *billing.Plan) (gains, losses []string, changes []template
 }
 
 // quantityPrice is the price that another quantity is asked for at: the current
-// one, or under another interval the same plan's price there.
+// one, or under another interval the same plan's price there. Usage has none.
 func (l *look) quantityPrice(offers []templates.Offer, current billing.Item, shown string) string {
+	if current.Price.Metered {
+		return ""
+	}
 	if shown == "" || shown == intervalKey(current.Price.Interval, current.Price.IntervalCount) {
 		return current.Price.ID
 	}

@@ -83,7 +83,13 @@ func (l *look) charged() []*billing.Subscription {
 func (l *look) method(m billing.PaymentMethod) templates.Method {
 	out := templates.Method{PaymentMethod: m, Default: m.ID == l.acct.Customer.DefaultPaymentMethod, Expiry: expiry(m, l.acct.AsOf)}
 	gone := time.Date(m.ExpYear, time.Month(m.ExpMonth)+1, 1, 0, 0, 0, 0, time.UTC)
-	for _, s := range l.charged() {
+	var last time.Time // of the next invoices that are known
+	for _, u := range l.acct.Upcoming {
+		if u.Due.After(last) {
+			last = u.Due
+		}
+	}
+	for _, s := range l.byUrgency(l.charged()) {
 		if by := l.pays(s); by == nil || by.ID != m.ID {
 			continue
 		}
@@ -92,6 +98,11 @@ func (l *look) method(m billing.PaymentMethod) templates.Method {
 			if u.Subscription == s.ID && (p.Next.IsZero() || u.Due.Before(p.Next)) {
 				p.Next = u.Due
 			}
+		}
+		// Only the first few next invoices are looked up; the others come at
+		// the end of their period.
+		if end := s.PeriodEnd(); p.Next.IsZero() && !last.IsZero() && end.After(last) && s.Status == billing.Active && s.Ends().IsZero() {
+			p.Next = end
 		}
 		out.BeforeNext = out.BeforeNext || !p.Next.IsZero() && !p.Next.Before(gone)
 		out.PaysFor = append(out.PaysFor, p)

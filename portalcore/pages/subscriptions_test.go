@@ -74,7 +74,13 @@ func TestManySubscriptions(t *testing.T) {
 	e.advance(2 * time.Minute)
 	if body := b.get("/").Body.String(); strings.Contains(body, `href="/subscriptions"`) {
 		t.Error("twelve plans do not need a page of their own")
+	} else if strings.Index(body, "subscription=sub_011") > strings.Index(body, "subscription=sub_000") {
+		t.Error("the plan that renews later stands first")
 	}
+	acct.Upcoming = acct.Upcoming[:1]
+	acct.Upcoming[0].Subscription, acct.Upcoming[0].Due = "sub_011", acct.Subscriptions[11].PeriodEnd()
+	e.advance(2 * time.Minute)
+	says(t, b.get("/payment").Body.String(), "Pays for plan “Basic”, next on 27 February 2027 Pays for plan “Basic”, next on 28 February 2027")
 	acct.Subscriptions = nil
 	e.advance(2 * time.Minute)
 	if w := b.get("/subscriptions"); w.Code != 200 {

@@ -98,6 +98,24 @@ func meteredEnv(t testing.TB) (*env, *meterer) {
 	return e, m
 }
 
+// TestUsageBesideAPlan: what is billed by usage is said once, and a customer
+// who pays by usage alone is offered plans for one, not for none.
+func TestUsageBesideAPlan(t *testing.T) {
+	e, _ := meteredEnv(t)
+	b := e.signedIn("cus_a")
+	for _, path := range []string{"/", "/plan"} {
+		body := b.get(path).Body.String()
+		says(t, body, "plus usage")
+		saysNot(t, body, "more item")
+	}
+	s := &e.provider.accounts["cus_a"].Subscriptions[0]
+	s.Items = s.Items[1:]
+	e.advance(2 * time.Minute)
+	body := b.get("/plan").Body.String()
+	says(t, body, "Your plan: Calls", "Billed by usage", "€19.00 per month")
+	saysNot(t, body, "€0.00", "0 at", "See what this quantity costs you")
+}
+
 func says(t *testing.T, body string, want ...string) {
 	t.Helper()
 	for _, w := range want {
