@@ -18,13 +18,13 @@ func Size(a *billing.Account) int64 {
 
 // weigh is an account's part of the cache's bound.
 func weigh(customer string, s Snapshot) uint32 {
-	const entry = 512                                                               // of the cache's own, about
-	return uint32(min(Size(&s.Account)+int64(len(customer))+entry, math.MaxUint32)) //nolint:gosec // bounded
+	const entry = 512 // of the cache's own, about
+	return uint32(min(Size(&s.Account)+int64(len(customer))+entry, math.MaxUint32))
 }
 
 type sizer struct{ seen map[uintptr]bool }
 
-func (s *sizer) flat(t reflect.Type) int64 { return int64(t.Size()) } //nolint:gosec // sizes of our types
+func (s *sizer) flat(t reflect.Type) int64 { return int64(t.Size()) }
 
 // first reports whether what p points at is met for the first time.
 func (s *sizer) first(p uintptr) bool {
@@ -66,8 +66,8 @@ func (s *sizer) behind(v reflect.Value) int64 {
 		if v.Type() == timeType { // all times share their location
 			break
 		}
-		for i := range v.NumField() {
-			n += s.behind(v.Field(i))
+		for _, field := range v.Fields() {
+			n += s.behind(field)
 		}
 	}
 	return n

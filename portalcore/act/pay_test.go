@@ -1,4 +1,4 @@
-package act
+package act //nolint:dupword // lists of states repeat their words
 
 import (
 	"errors"

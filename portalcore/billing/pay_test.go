@@ -87,10 +87,16 @@ func TestRemovable(t *testing.T) {
 
 func TestDeclineCodeSaysNothingOfFraud(t *testing.T) {
 	for _, c := range [][3]string{
-		{"card_declined", "lost_card", "card_declined"}, {"card_declined", "stolen_card", "card_declined"}, {"card_declined", "fraudulent", "card_declined"},
-		{"card_declined", "merchant_blacklist", "card_declined"}, {"card_declined", "insufficient_funds", "insufficient_funds"},
-		{"expired_card", "", "expired_card"}, {"payment_intent_authentication_failure", "", "authentication_required"}, {"", "", "card_declined"},
-		{"insufficient_funds", "", "insufficient_funds"}, {"account_closed", "", "card_declined"},
+		{"card_declined", "lost_card", "card_declined"},
+		{"card_declined", "stolen_card", "card_declined"},
+		{"card_declined", "fraudulent", "card_declined"},
+		{"card_declined", "merchant_blacklist", "card_declined"},
+		{"card_declined", "insufficient_funds", "insufficient_funds"},
+		{"expired_card", "", "expired_card"},
+		{"payment_intent_authentication_failure", "", "authentication_required"},
+		{"", "", "card_declined"},
+		{"insufficient_funds", "", "insufficient_funds"},
+		{"account_closed", "", "card_declined"},
 	} {
 		if got := billing.DeclineCode(c[0], c[1]); got != c[2] {
 			t.Errorf("%s, %s: %s, want %s", c[0], c[1], got, c[2])

@@ -56,8 +56,17 @@ func TestAddressForm(t *testing.T) {
 		country, code string
 		fits          bool
 	}{
-		{"US", "97403", true}, {"US", "97403-1234", true}, {"US", "9740", false}, {"US", "x97403", false}, {"US", "974031", false},
-		{"GB", "ec1y 8sy", true}, {"GB", "12345", false}, {"DE", "10827", true}, {"DE", "1082", false}, {"AE", "anything", true}, {"QQ", "anything", true},
+		{"US", "97403", true},
+		{"US", "97403-1234", true},
+		{"US", "9740", false},
+		{"US", "x97403", false},
+		{"US", "974031", false},
+		{"GB", "ec1y 8sy", true},
+		{"GB", "12345", false},
+		{"DE", "10827", true},
+		{"DE", "1082", false},
+		{"AE", "anything", true},
+		{"QQ", "anything", true},
 	} {
 		if got := billing.AddressFormOf(tt.country, "en").PostalCodeFits(tt.code); got != tt.fits {
 			t.Errorf("%s %q: %v", tt.country, tt.code, got)

@@ -28,7 +28,7 @@ func TestTaxIDTypes(t *testing.T) {
 			t.Errorf("%v: the example's country is %q", k, c)
 		}
 	}
-	for _, c := range strings.Fields("AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IT LT LU LV MT NL PL PT RO SE SI SK") {
+	for c := range strings.FieldsSeq("AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IT LT LU LV MT NL PL PT RO SE SI SK") {
 		list := billing.TaxIDTypes(c)
 		if len(list) == 0 || list[0].Type != "eu_vat" {
 			t.Errorf("the first type of %s is %v, want eu_vat", c, list)

@@ -96,7 +96,7 @@ type UsageDay struct {
 	Any bool
 }
 
-// UsagePoints are points from from to to, by day or by month in UTC, each with
+// UsagePoints are points between from and to, by day or by month in UTC, each with
 // the sum of the days in it, and the sum of all. Days come in order, and those
 // without usage may be missing. With last, which is for meters that keep the
 // last value, the last one counts instead of the sum.

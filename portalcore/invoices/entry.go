@@ -129,7 +129,7 @@ func appendEntry(b []byte, e *Entry) []byte {
 			flags |= 1 << i
 		}
 	}
-	b = append(b, byte(slices.Index(statuses, e.Status)), flags) //nolint:gosec // entryOf and decodeChunk take no other status
+	b = append(b, byte(slices.Index(statuses, e.Status)), flags)
 	due := int64(noTime)
 	if !e.Due.IsZero() {
 		due = e.Due.Unix()
@@ -218,7 +218,7 @@ func (r *reader) uint() uint64 {
 // int undoes the zigzag of binary.AppendVarint.
 func (r *reader) int() int64 {
 	u := r.uint()
-	return int64(u>>1) ^ -int64(u&1) //nolint:gosec // that is the encoding
+	return int64(u>>1) ^ -int64(u&1)
 }
 
 func (r *reader) string() string {

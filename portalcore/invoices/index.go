@@ -892,7 +892,7 @@ func (x *Index) step(ctx context.Context, customer, stamp string, h *head) (*hea
 	if h.Walk {
 		turns++
 	}
-	if at := int(h.Turn % uint32(max(turns, 1))); at < len(ids) { //nolint:gosec // at most maxPending and one
+	if at := int(h.Turn % uint32(max(turns, 1))); at < len(ids) {
 		return x.readOne(ctx, customer, stamp, h, ids[at])
 	}
 	page, entries, err := x.page(ctx, customer, h.Cursor, h.Seq)

@@ -498,7 +498,7 @@ func TestAnyOrder(t *testing.T) {
 		rounds = 8
 	}
 	for seed := range rounds {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) { anyOrder(t, rand.New(rand.NewPCG(seed, 4))) }) //nolint:gosec // it is to be repeatable
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { anyOrder(t, rand.New(rand.NewPCG(seed, 4))) })
 	}
 }
 

@@ -190,7 +190,7 @@ func (m *matcher) is(i int, e *Entry) bool {
 	if !m.isAmount[i] {
 		return false
 	}
-	total := decimal.New(e.Total, -int32(m.exponent(e.Currency))) //nolint:gosec // a handful of digits
+	total := decimal.New(e.Total, -int32(m.exponent(e.Currency)))
 	return total.Equal(m.amounts[2*i]) || total.Equal(m.amounts[2*i+1])
 }
 

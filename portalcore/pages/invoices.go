@@ -229,7 +229,7 @@ func (v *visit) invoices() {
 	sel.at(v, f)
 	body, status := &templates.Invoices{Now: sel.Now}, http.StatusOK
 	fromIndex := view != nil && cursor == "" && (view.Complete || sel.active() || openErr != nil)
-	if !fromIndex && !(sel.active() && openErr != nil) {
+	if !fromIndex && (!sel.active() || openErr == nil) {
 		list, err := v.Corridor.Provider.Invoices(v.r.Context(), v.sess.Customer, cursor, invoicesPerPage)
 		switch {
 		case billing.FaultOf(err) == billing.NotFound:

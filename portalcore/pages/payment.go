@@ -353,8 +353,7 @@ func (v *visit) addMethod() {
 		}
 	}
 	i, err := v.Corridor.Agree(v.r.Context(), v.who(), v.form[templates.FieldNonce], shown, a)
-	var moved *act.MovedError
-	if errors.As(err, &moved) {
+	if _, ok := errors.AsType[*act.MovedError](err); ok {
 		v.showAddMethod(http.StatusConflict, a.Invoices, v.form[templates.FieldUse], &shown)
 		return
 	}

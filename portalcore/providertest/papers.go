@@ -345,8 +345,13 @@ func notesOwner(s *scene) {
 	note, its := s.World.CreditNote(v.ID, 500, false), s.World.CreditNote(w.ID, 500, false)
 	s.World.Advance(31 * 24 * time.Hour)
 	for _, ref := range []billing.DocumentRef{
-		{Invoice: v.ID, CreditNote: its}, {Invoice: w.ID, CreditNote: its}, {Invoice: w.ID, CreditNote: note},
-		{Invoice: s.newest(mine.ID).ID, CreditNote: note}, {Invoice: v.ID, CreditNote: "cn_none"}, {CreditNote: note}, {Invoice: v.ID, CreditNote: "../" + note},
+		{Invoice: v.ID, CreditNote: its},
+		{Invoice: w.ID, CreditNote: its},
+		{Invoice: w.ID, CreditNote: note},
+		{Invoice: s.newest(mine.ID).ID, CreditNote: note},
+		{Invoice: v.ID, CreditNote: "cn_none"},
+		{CreditNote: note},
+		{Invoice: v.ID, CreditNote: "../" + note},
 	} {
 		_, err := s.Provider.Document(s.ctx, mine.ID, ref)
 		s.fails("document", err, billing.NotFound)
@@ -585,8 +590,14 @@ func fieldsRefused(s *scene) {
 	s.carry(m.ID, s.preview(m.ID, fieldsAction(billing.InvoiceField{Name: "PO", Value: "1"})), nil)
 	x := billing.InvoiceField{Name: "a", Value: "b"}
 	for _, bad := range [][]billing.InvoiceField{
-		{x, x, x, x, x}, {{Name: strings.Repeat("a", 41), Value: "b"}}, {{Name: "a", Value: strings.Repeat("b", 141)}}, {{Name: "", Value: "b"}}, {{Name: "a", Value: ""}},
-		{x, {Name: "a\x00", Value: "b"}}, {{Name: "a", Value: "b\r\nc"}}, {{Name: "a", Value: "\xff"}},
+		{x, x, x, x, x},
+		{{Name: strings.Repeat("a", 41), Value: "b"}},
+		{{Name: "a", Value: strings.Repeat("b", 141)}},
+		{{Name: "", Value: "b"}},
+		{{Name: "a", Value: ""}},
+		{x, {Name: "a\x00", Value: "b"}},
+		{{Name: "a", Value: "b\r\nc"}},
+		{{Name: "a", Value: "\xff"}},
 	} {
 		_, err := s.Provider.Preview(s.ctx, m.ID, fieldsAction(bad...), time.Time{})
 		s.noteErr("preview", err)
@@ -712,8 +723,16 @@ func searchHostile(s *scene) {
 	}
 	s.rename(a.ID, "a@example.com", "x")
 	for _, q := range []billing.CustomerQuery{
-		{Reference: `y' OR metadata['portal_reference']:'x`}, {Reference: "x\x00"}, {Reference: "\xff"}, {Reference: strings.Repeat("x", 10_000)}, {Reference: "cus_\x01"},
-		{Reference: "cus_../prices"}, {Email: "a@example.com&limit=1"}, {Email: strings.Repeat("x", 10_000)}, {Email: "\r\na@example.com"}, {Email: "*"},
+		{Reference: `y' OR metadata['portal_reference']:'x`},
+		{Reference: "x\x00"},
+		{Reference: "\xff"},
+		{Reference: strings.Repeat("x", 10_000)},
+		{Reference: "cus_\x01"},
+		{Reference: "cus_../prices"},
+		{Email: "a@example.com&limit=1"},
+		{Email: strings.Repeat("x", 10_000)},
+		{Email: "\r\na@example.com"},
+		{Email: "*"},
 	} {
 		s.search(q)
 	}

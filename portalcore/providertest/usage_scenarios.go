@@ -264,7 +264,10 @@ func usageBounds(s *scene) {
 		s.Errorf("the current period costs %v", u.Cost)
 	}
 	for _, q := range []billing.UsageQuery{
-		{From: first, To: to}, {From: first.Add(time.Minute), To: second}, {From: first.AddDate(0, -1, 0), To: first}, {From: first, To: second.Add(-24 * hour)},
+		{From: first, To: to},
+		{From: first.Add(time.Minute), To: second},
+		{From: first.AddDate(0, -1, 0), To: first},
+		{From: first, To: second.Add(-24 * hour)},
 		{From: first.Add(30 * time.Minute), To: first.Add(45 * time.Minute)},
 	} {
 		q.By = billing.Day
@@ -278,8 +281,14 @@ func usageBadBounds(s *scene) {
 	m := using(s, calls(s))
 	now := s.World.Now()
 	for _, q := range []billing.UsageQuery{
-		{}, {By: billing.Week}, {By: "hour"}, {By: billing.Day, From: now}, {By: billing.Day, To: now}, {By: billing.Day, From: now, To: now},
-		{By: billing.Day, From: now, To: now.Add(-hour)}, {By: billing.Month, From: now.AddDate(0, -13, -1), To: now},
+		{},
+		{By: billing.Week},
+		{By: "hour"},
+		{By: billing.Day, From: now},
+		{By: billing.Day, To: now},
+		{By: billing.Day, From: now, To: now},
+		{By: billing.Day, From: now, To: now.Add(-hour)},
+		{By: billing.Month, From: now.AddDate(0, -13, -1), To: now},
 	} {
 		q.Subscription = m.Subscription
 		_, err := s.Provider.Usage(s.ctx, m.ID, q)

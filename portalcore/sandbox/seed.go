@@ -159,7 +159,8 @@ var seedCustomers = []struct {
 		billing.Address{Line1: "1007 Mountain Drive", City: "Trenton", State: "NJ", PostalCode: "08608", Country: "US"},
 		"en", "",
 		[]moment{
-			{monthsAgo(8, 11), newCard(cardWorks, false)}, {monthsAgo(8, 11), subscribe("price_team_monthly", 12, 0)},
+			{monthsAgo(8, 11), newCard(cardWorks, false)},
+			{monthsAgo(8, 11), subscribe("price_team_monthly", 12, 0)},
 			{monthsAgo(3, 4), subscribeToo("lab", "price_basic_monthly", 3)},
 		},
 	},

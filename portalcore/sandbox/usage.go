@@ -397,7 +397,7 @@ func (w *work) eachMinute(m Meter, customer string, from, to time.Time, fn func(
 	})
 }
 
-// usage is a customer's usage from from to to.
+// usage is a customer's usage between from and to.
 func (w *work) usage(m Meter, customer string, from, to time.Time) (tally, error) {
 	var sum tally
 	err := w.eachMinute(m, customer, from, to, func(_ time.Time, t tally) { sum.add(t) })

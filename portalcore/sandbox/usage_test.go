@@ -247,8 +247,11 @@ func TestUsageRefused(t *testing.T) {
 		sub  string
 		item sandbox.ItemParams
 	}{
-		{s.ID, sandbox.ItemParams{Price: m.ID}}, {s.ID, sandbox.ItemParams{ID: s.Items[0].ID, Price: m.ID}}, {with.ID, sandbox.ItemParams{ID: with.Items[0].ID, Quantity: &n}},
-		{with.ID, sandbox.ItemParams{ID: with.Items[0].ID, Price: s.Items[0].Price.ID}}, {with.ID, sandbox.ItemParams{ID: with.Items[0].ID, Deleted: true}},
+		{s.ID, sandbox.ItemParams{Price: m.ID}},
+		{s.ID, sandbox.ItemParams{ID: s.Items[0].ID, Price: m.ID}},
+		{with.ID, sandbox.ItemParams{ID: with.Items[0].ID, Quantity: &n}},
+		{with.ID, sandbox.ItemParams{ID: with.Items[0].ID, Price: s.Items[0].Price.ID}},
+		{with.ID, sandbox.ItemParams{ID: with.Items[0].ID, Deleted: true}},
 	} {
 		if _, err := b.UpdateSubscription(ctx, sandbox.Call{}, x.sub, sandbox.SubscriptionUpdate{Items: []sandbox.ItemParams{x.item}, ProrationBehavior: sandbox.AlwaysInvoice}); err == nil {
 			t.Errorf("change %d was made", i)

@@ -2,6 +2,7 @@ package stripe_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -76,8 +77,10 @@ func TestDocumentDrips(t *testing.T) {
 						return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(
 							`{"id":"in_1","object":"invoice","customer":"cus_1","status":"paid","invoice_pdf":"https://pay.stripe.com/x"}`))}, nil
 					}
-					return &http.Response{StatusCode: 200, ContentLength: -1, Header: http.Header{"Content-Type": {"application/pdf"}},
-						Body: &dripping{ctx: r.Context(), size: c.size, per: c.per, pause: c.pause}}, nil
+					return &http.Response{
+						StatusCode: 200, ContentLength: -1, Header: http.Header{"Content-Type": {"application/pdf"}},
+						Body: &dripping{ctx: r.Context(), size: c.size, per: c.per, pause: c.pause},
+					}, nil
 				})})
 				if err != nil {
 					t.Fatal(err)
@@ -93,7 +96,7 @@ func TestDocumentDrips(t *testing.T) {
 					n += k
 					time.Sleep(c.rest)
 				}
-				if (err == io.EOF) != c.ok || c.ok && n != c.size || time.Since(start) > c.within {
+				if errors.Is(err, io.EOF) != c.ok || c.ok && n != c.size || time.Since(start) > c.within {
 					t.Errorf("%d bytes of %d, %v after %s", n, c.size, err, time.Since(start))
 				}
 				_ = d.Body.Close()

@@ -154,7 +154,9 @@ func TestSectionFails(t *testing.T) {
 		call    string
 		section billing.Section
 	}{
-		{methods, billing.SectionPaymentMethods}, {"GET /v1/invoices", billing.SectionInvoices}, {"GET /v1/invoices", billing.SectionDebts},
+		{methods, billing.SectionPaymentMethods},
+		{"GET /v1/invoices", billing.SectionInvoices},
+		{"GET /v1/invoices", billing.SectionDebts},
 		{preview, billing.SectionUpcoming},
 	} {
 		for name, f := range map[string]func(*http.Request) (int, string){"hangs": hangs, "500": down, "garbage": says(200, `{"obj`)} {

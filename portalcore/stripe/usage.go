@@ -329,7 +329,7 @@ func (p *Provider) Usage(ctx context.Context, customerID string, q billing.Usage
 // daysAtOnce is how many days one list holds.
 const daysAtOnce = 100
 
-// days reads a customer's usage by one meter from from to to, day by day, as far
+// days reads a customer's usage by one meter from to to, day by day, as far
 // as now.
 func (p *Provider) days(ctx context.Context, customerID, meter string, from, to, now time.Time) ([]billing.UsageDay, error) {
 	if end := billing.Minute(now).Add(time.Minute); end.Before(to) {

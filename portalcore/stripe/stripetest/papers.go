@@ -272,7 +272,7 @@ func chargeOf(c sandbox.Charge) object {
 			}
 		}
 	}
-	var reason any = orNull(c.DeclineCode)
+	reason := orNull(c.DeclineCode)
 	if c.Status == "failed" && c.DeclineCode == "" {
 		reason = c.FailureCode
 	}
