@@ -512,4 +512,21 @@ func TestViewInvoicesDenied(t *testing.T) {
 	}
 }
 
+// TestReceiptWithoutInvoice: nor does the receipt of a change lead to the
+// invoice's document.
+func TestReceiptWithoutInvoice(t *testing.T) {
+	e := newEnv(t)
+	b := e.signedIn("cus_a")
+	e.provider.waits = &billing.Result{State: billing.Done, Invoice: &billing.Invoice{ID: "in_new", Number: "INV-77", HasDocument: true}}
+	done := location(t, b.post("/cancel", formOf(t, b.get("/cancel").Body.String(), "/cancel")), pathDone)
+	if body := b.get(done).Body.String(); !strings.Contains(body, "INV-77") {
+		t.Fatalf("the receipt has no invoice: %s", body)
+	}
+	p := must[*policy.Policy](t)(policy.New([]policy.Rule{{Verdict: policy.Deny, Actions: []string{policy.ViewInvoices}}}, nil))
+	e.corridor.Policy = func(string) *policy.Policy { return p }
+	if body := b.get(done).Body.String(); strings.Contains(body, "INV-77") || strings.Contains(body, "in_new") {
+		t.Error("the receipt shows an invoice that may not be read")
+	}
+}
+
 func viewerRole(c *link.Claims) { c.Role = policy.Viewer }

@@ -185,7 +185,9 @@ func (l *look) sums(body *templates.Receipt, i *journal.Intent) {
 	for n := range i.Steps {
 		// The invoice of a change that is dropped is dropped with it.
 		if r := i.Steps[n].Result; r != nil && r.Invoice != nil && i.Action.Kind != billing.DropPending {
-			body.Invoice = r.Invoice
+			inv := *r.Invoice
+			inv.HasDocument = inv.HasDocument && l.decide(policy.Request{Action: policy.ViewInvoices}).Allowed()
+			body.Invoice = &inv
 		}
 	}
 	if paid := i.Preview.DueNow; body.Invoice != nil && body.Invoice.AmountPaid.Amount > 0 {
