@@ -124,11 +124,11 @@ func (v *View) Years(loc *time.Location) []int {
 }
 
 // Subscriptions are the ids of those that have invoices.
-func (v *View) Subscriptions() []string {
-	var ids []string
+func (v *View) Subscriptions() map[string]bool {
+	ids := map[string]bool{}
 	for i := range v.Entries {
-		if id := v.Entries[i].Subscription; id != "" && !slices.Contains(ids, id) {
-			ids = append(ids, id)
+		if id := v.Entries[i].Subscription; id != "" {
+			ids[id] = true
 		}
 	}
 	return ids

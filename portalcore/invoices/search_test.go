@@ -106,6 +106,22 @@ func TestTotals(t *testing.T) {
 
 // FuzzSearch: no text breaks a search, and whoever types a number or an amount
 // as it is written finds the invoice.
+// TestManySubscriptions: an index of as many subscriptions as invoices is looked
+// through in one go.
+func TestManySubscriptions(t *testing.T) {
+	v := &View{Entries: make([]Entry, MaxEntries)}
+	for n := range v.Entries {
+		v.Entries[n].Subscription = fmt.Sprintf("sub_1QabcdefGhijklmnop%06d", n)
+	}
+	begun := time.Now()
+	if n := len(v.Subscriptions()); n != MaxEntries {
+		t.Errorf("%d subscriptions", n)
+	}
+	if took := time.Since(begun); took > time.Second { // some milliseconds
+		t.Errorf("took %s", took)
+	}
+}
+
 func FuzzSearch(f *testing.F) {
 	for _, s := range []string{"58.80", "1.234,50", "−€5", "Größe", "\xff\xfe", "İ", strings.Repeat("1.", 60), "1e9", "٣", "ǅ\u0301"} {
 		f.Add(s, int64(5880), "INV-104")

@@ -333,7 +333,7 @@ func (l *look) subscriptionChoices(view *invoices.View) []templates.Subscription
 	names := map[string]int{}
 	for i := range l.acct.Subscriptions {
 		s := &l.acct.Subscriptions[i]
-		if name := l.planName(s.Items); name != "" && slices.Contains(with, s.ID) {
+		if name := l.planName(s.Items); name != "" && with[s.ID] {
 			out = append(out, templates.SubscriptionChoice{ID: s.ID, Name: name, Since: s.Created})
 			names[name]++
 		}
