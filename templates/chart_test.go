@@ -210,7 +210,7 @@ func TestMeterWords(t *testing.T) {
 
 func TestUsageWords(t *testing.T) {
 	r := renderer(t, options())
-	iso := strings.NewReplacer("⁨", "", "⁩", "", " ", " ")
+	iso := strings.NewReplacer("\u2068", "", "\u2069", "", " ", " ")
 	for name, want := range map[string][]string{
 		"usage": {
 			"4,652 of 10,000 used (46%)", "About €11.40 so far, without tax. Final when the period closes on 1 June 2026.", "Most on 9 May 2026: 812.", "The dashed bar is still being counted.",

@@ -39,7 +39,8 @@ var bankTypes = []string{"sepa_debit", "us_bank_account", "bacs_debit", "acss_de
 // from the customer's others, and no more.
 func (l *local) method(b *strings.Builder, m billing.PaymentMethod, html bool) error {
 	brand, email := cmp.Or(brands[strings.ToLower(m.Brand)], m.Brand), MaskEmail(m.Email)
-	key, plain := "", "_plain"
+	var key string
+	plain := "_plain"
 	switch {
 	case m.Type == "card" && m.Wallet != "":
 		key = "method.wallet"

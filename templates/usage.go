@@ -156,7 +156,7 @@ type tierRow struct {
 }
 
 func tiers(p billing.Price) []tierRow {
-	var rows []tierRow
+	rows := make([]tierRow, 0, len(p.Tiers))
 	from := int64(1)
 	for _, t := range p.Tiers {
 		rows = append(rows, tierRow{from, t.UpTo, exactly{t.UnitAmount, p.Currency}, exactly{t.FlatAmount, p.Currency}})

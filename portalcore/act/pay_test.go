@@ -1,4 +1,4 @@
-package act //nolint:dupword // lists of states repeat their words
+package act
 
 import (
 	"errors"

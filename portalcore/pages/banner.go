@@ -56,7 +56,7 @@ func (l *look) banner() *templates.Banner {
 // objects are what a change can hold: the customer, what they owe and their
 // subscriptions.
 func (l *look) objects(subs []*billing.Subscription) []string {
-	out := []string{l.sess.Customer}
+	out := append(make([]string, 0, 1+len(l.acct.Debts)+len(subs)), l.sess.Customer)
 	for i := range l.acct.Debts {
 		out = append(out, l.acct.Debts[i].ID)
 	}

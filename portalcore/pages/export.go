@@ -159,8 +159,9 @@ func (v *visit) taker() *taker {
 
 func (t *taker) Write(b []byte) (n int, err error) {
 	for err == nil && n < len(b) {
-		begun, sent := time.Now(), 0
+		begun := time.Now()
 		_ = t.rc.SetWriteDeadline(begun.Add(t.patience)) // not every writer has deadlines
+		var sent int
 		sent, err = t.w.Write(b[n:min(n+takePiece, len(b))])
 		n += sent
 		// What a connection holds back by itself is taken at once: it earns nothing.

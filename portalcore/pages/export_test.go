@@ -259,7 +259,7 @@ func FuzzCell(f *testing.F) {
 		}
 		for i, c := range rows[1] {
 			// Where the comma is the decimal sign, a cell ends at a semicolon.
-			for _, c := range strings.Split(c, ";") {
+			for c := range strings.SplitSeq(c, ";") {
 				c = strings.TrimLeft(c, " \"")
 				if i < 6 && c != "" && strings.ContainsAny(c[:1], "=+-@\t\r") {
 					t.Fatalf("%q makes a cell %q", s, c)

@@ -183,8 +183,9 @@ func (l *look) showUse(status int, m billing.PaymentMethod, errs []templates.Fie
 }
 
 func (l *look) planChoices() []templates.PlanChoice {
-	var out []templates.PlanChoice
-	for _, s := range l.charged() {
+	charged := l.charged()
+	out := make([]templates.PlanChoice, 0, len(charged))
+	for _, s := range charged {
 		out = append(out, templates.PlanChoice{ID: s.ID, Name: l.planName(s.Items), Method: l.pays(s)})
 	}
 	return out

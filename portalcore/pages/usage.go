@@ -252,7 +252,8 @@ type span struct{ from, to time.Time }
 // previous is the billing period of it before the current one. It reports
 // false where there is none, or it is longer than a provider answers.
 func previous(s *billing.Subscription, it *billing.Item) (span, bool) {
-	from, start, n := time.Time{}, it.PeriodStart.UTC(), max(it.Price.IntervalCount, 1)
+	var from time.Time
+	start, n := it.PeriodStart.UTC(), max(it.Price.IntervalCount, 1)
 	switch it.Price.Interval {
 	case billing.Day:
 		from = start.AddDate(0, 0, -n)

@@ -61,7 +61,7 @@ type CreditType string
 // What moves credits.
 const (
 	CreditsGranted    CreditType = "credits_granted"
-	CreditsReinstated CreditType = "credits_application_invoice_voided"
+	CreditsReinstated CreditType = "credits_application_invoice_voided" //nolint:gosec // a word of Stripe's
 	CreditsApplied    CreditType = "credits_applied"
 	CreditsExpired    CreditType = "credits_expired"
 	CreditsVoided     CreditType = "credits_voided"
@@ -420,8 +420,8 @@ func (p *Provider) Balance(ctx context.Context, customer, cursor string, limit i
 // grants are a customer's, those that can be used first, the newest of each
 // kind first.
 func (w *work) grants(customer string) ([]billing.Grant, error) {
-	var list []billing.Grant
 	all, err := listOf[CreditGrant](w, "credit_grant", customer)
+	list := slices.Grow([]billing.Grant(nil), len(all))
 	for _, g := range all {
 		list = append(list, billing.Grant{
 			ID: g.ID, Name: g.Name, Paid: g.Category == GrantPaid, Amount: billing.Money{Amount: g.Amount, Currency: g.Currency},

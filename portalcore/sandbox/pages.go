@@ -116,7 +116,7 @@ func cardPage(problem string) page {
 }
 
 func shown(known []TestCard) []shownCard {
-	var list []shownCard
+	list := make([]shownCard, 0, len(known))
 	for _, c := range known {
 		n := c.Number
 		if len(n) == 16 && c.Type == "" {

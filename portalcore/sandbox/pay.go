@@ -18,7 +18,7 @@ func methodOf(m PaymentMethod) billing.PaymentMethod {
 // methods are a customer's payment methods, newest first.
 func (w *work) methods(customer string) ([]billing.PaymentMethod, error) {
 	list, err := listOf[PaymentMethod](w, "payment_method", customer)
-	var out []billing.PaymentMethod
+	out := slices.Grow([]billing.PaymentMethod(nil), len(list))
 	for _, m := range list {
 		out = append(out, methodOf(m))
 	}

@@ -103,7 +103,7 @@ func paper(title, number string, made time.Time, head [][2]string, inv Invoice) 
 	pdf.Ln(4)
 	text("B", 9, 5, "Bill to")
 	a := inv.CustomerAddress
-	bill := []string{inv.CustomerName, a.Line1, a.Line2, strings.TrimSpace(a.PostalCode + " " + a.City), a.State, a.Country, inv.CustomerEmail}
+	bill := slices.Grow([]string{inv.CustomerName, a.Line1, a.Line2, strings.TrimSpace(a.PostalCode + " " + a.City), a.State, a.Country, inv.CustomerEmail}, len(inv.CustomerTaxIDs))
 	for _, t := range inv.CustomerTaxIDs {
 		bill = append(bill, "Tax ID "+t.Value)
 	}

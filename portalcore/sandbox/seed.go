@@ -234,7 +234,7 @@ const (
 var depotNames = []string{"leeds", "hull", "cork", "porto", "lyon", "ghent", "riga", "gdansk", "graz", "turin", "malmo"}
 
 var depots = func() []moment {
-	var list []moment
+	list := make([]moment, 0, len(depotNames))
 	for i, name := range depotNames {
 		list = append(list, moment{monthsAgo(1, 19-i), subscribeToo(name, "price_basic_monthly_eur", int64(1+i%4))})
 	}
@@ -244,7 +244,7 @@ var depots = func() []moment {
 // seedHistory enters the invoices of the years before longCustomer's
 // subscriptions were taken over into these books.
 func (l *Ledger) seedHistory(ctx context.Context) error {
-	subs := []string{"sub_" + longCustomer[4:]}
+	subs := append(make([]string, 0, 1+len(depotNames)), "sub_"+longCustomer[4:])
 	for _, name := range depotNames {
 		subs = append(subs, subs[0]+"_"+name)
 	}

@@ -131,9 +131,10 @@ func (it SubscriptionItem) left(at time.Time) *big.Rat {
 // or one for each tier and one for each flat amount, each rounded by itself.
 // about is "" for a whole period, else "Unused time" or "Remaining time".
 func (it SubscriptionItem) lines(about string, quantity decimal.Decimal, share *big.Rat, start, end time.Time) []InvoiceLine {
-	var list []InvoiceLine
 	name, per := it.Price.ProductName, every(it.Price)
-	for _, c := range it.Price.terms().Charges(quantity) {
+	charges := it.Price.terms().Charges(quantity)
+	list := make([]InvoiceLine, 0, len(charges))
+	for _, c := range charges {
 		amount := new(big.Rat).Mul(c.Unit.Rat(), c.Quantity.Rat())
 		at := formatAmount(c.Unit, it.Price.Currency)
 		d := fmt.Sprintf("%s × %s (at %s / %s)", c.Quantity, name, at, per)

@@ -32,7 +32,8 @@ var pdfMagic = []byte("%PDF-")
 // begin like one, and is cut off where it is too large or comes too slowly.
 func (p *Provider) Document(ctx context.Context, customerID string, ref billing.DocumentRef) (billing.Document, error) {
 	ctx = forCustomer(ctx, customerID)
-	id, address := ref.Invoice, ""
+	id := ref.Invoice
+	var address string
 	switch {
 	case ref.CreditNote != "":
 		n, err := p.creditNote(ctx, customerID, ref.Invoice, ref.CreditNote)

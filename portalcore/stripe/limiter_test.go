@@ -244,7 +244,7 @@ func TestLimiterIsShared(t *testing.T) {
 	if err := b.Close(); err != nil || l.rate != 20 || l.allowed != 20 {
 		t.Errorf("after the lower one closed: %d, %v", l.rate, err)
 	}
-	if a.Close() != nil || a.Close() != nil {
+	if first, again := a.Close(), a.Close(); first != nil || again != nil {
 		t.Error("close")
 	}
 	c := open(one, "", 5)

@@ -19,7 +19,7 @@ func TestBounds(t *testing.T) {
 func TestFiguresCanFail(t *testing.T) {
 	f := &front{rate: 2}
 	now := time.Now()
-	if f.over(now) || f.over(now) || !f.over(now.Add(time.Second-1)) || f.over(now.Add(time.Second)) || f.refused != 1 {
+	if first, second := f.over(now), f.over(now); first || second || !f.over(now.Add(time.Second-1)) || f.over(now.Add(time.Second)) || f.refused != 1 {
 		t.Error("the rate is not held")
 	}
 	if (figure{got: 2.01, bound: 2}).ok() || !(figure{got: 2, bound: 2}).ok() {
