@@ -132,6 +132,10 @@ func (l *look) receiptBody(i *journal.Intent) (*templates.Receipt, error) {
 			body.Method = nil
 		}
 		l.sums(body, i)
+		if body.Invoice != nil && !l.views(policy.ViewInvoices).Allowed() {
+			inv := *body.Invoice
+			inv.HasDocument, body.Invoice = false, &inv
+		}
 	}
 	// Everybody of the account may look; to go on takes the right to begin.
 	if d := l.decideOn(i); d.Allowed() {
@@ -185,9 +189,7 @@ func (l *look) sums(body *templates.Receipt, i *journal.Intent) {
 	for n := range i.Steps {
 		// The invoice of a change that is dropped is dropped with it.
 		if r := i.Steps[n].Result; r != nil && r.Invoice != nil && i.Action.Kind != billing.DropPending {
-			inv := *r.Invoice
-			inv.HasDocument = inv.HasDocument && l.decide(policy.Request{Action: policy.ViewInvoices}).Allowed()
-			body.Invoice = &inv
+			body.Invoice = r.Invoice
 		}
 	}
 	if paid := i.Preview.DueNow; body.Invoice != nil && body.Invoice.AmountPaid.Amount > 0 {
