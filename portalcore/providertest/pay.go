@@ -1,6 +1,7 @@
 package providertest
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -61,24 +62,53 @@ func init() {
 
 // currencies are those that count their minor unit in different ways at Stripe,
 // with a price that can be charged: in whole units where the currency has none
-// of its own, with a last digit of 0 where three decimals are counted.
-var currencies = []struct{ currency, amount string }{
-	{"usd", "1999"}, {"eur", "1850"}, {"jpy", "1200"}, {"kwd", "4510"}, {"isk", "150000"}, {"ugx", "7500000"}, {"mga", "45000"},
+// of its own, with a last digit of 0 where three decimals are counted. step is
+// what a charge must be a multiple of. Stripe does not say how an invoice gets
+// there whose lines are no such multiples, so where step is not 1 the scenarios
+// change at moments at which they are.
+var currencies = []struct {
+	currency   string
+	exponent   int
+	unit, step int64
+}{
+	{"usd", 2, 1999, 1}, {"eur", 2, 1850, 1}, {"jpy", 0, 1200, 1}, {"kwd", 3, 6000, 10}, {"isk", 2, 160000, 100}, {"ugx", 2, 3000000, 100}, {"mga", 0, 45000, 1},
 }
 
-// inEach runs a scenario in each of the currencies: with two prices of it, the
-// second three times the first.
+// inEach runs a scenario in each of the currencies. There are monthly prices of
+// it: one of a unit, "more" of three, "half" of the half and "fraction" of a
+// fraction of the minor unit; and "year", which is ten times "more" a year.
 func inEach(fn func(s *scene, currency string, unit int64)) func(*scene) {
 	return func(s *scene) {
 		for _, c := range currencies {
-			var unit int64
-			for _, d := range c.amount {
-				unit = 10*unit + int64(d-'0')
+			if e := s.Provider.Capabilities().Exponent(c.currency); e != c.exponent {
+				s.Errorf("%s has the exponent %d, want %d", c.currency, e, c.exponent)
 			}
-			s.World.Price("price_"+c.currency, c.currency, c.amount, billing.Month)
-			fn(s, c.currency, unit)
+			s.World.Price("price_"+c.currency, c.currency, fmt.Sprint(c.unit), billing.Month)
+			s.World.Price(in(c.currency, "more"), c.currency, fmt.Sprint(3*c.unit), billing.Month)
+			s.World.Price(in(c.currency, "half"), c.currency, fmt.Sprint(c.unit/2), billing.Month)
+			s.World.Price(in(c.currency, "year"), c.currency, fmt.Sprint(30*c.unit), billing.Year)
+			s.World.Price(in(c.currency, "fraction"), c.currency, fractionOf(c.currency), billing.Month)
+			fn(s, c.currency, c.unit)
 		}
 	}
+}
+
+// step is what a charge in a currency must be a multiple of.
+func step(currency string) int64 {
+	for _, c := range currencies {
+		if c.currency == currency {
+			return c.step
+		}
+	}
+	return 1
+}
+
+// fractionOf is the unit price of "fraction".
+func fractionOf(currency string) string {
+	if step(currency) > 1 {
+		return "2.125"
+	}
+	return "0.123456789"
 }
 
 const back = "https://billing.example.com/back"
@@ -156,7 +186,7 @@ func sum(s *scene, p billing.Preview, currency string, want ...int64) {
 	if len(p.Lines) != len(want) || p.DueNow != (billing.Money{Amount: total, Currency: currency}) || p.Total != p.DueNow {
 		s.Errorf("%d lines, due %v of %v; want %d lines, %d %s", len(p.Lines), p.DueNow, p.Total, len(want), total, currency)
 	}
-	if currency == "kwd" && total%10 != 0 || currency == "isk" && total%100 != 0 {
+	if total%step(currency) != 0 {
 		s.Errorf("%d %s cannot be charged", total, currency)
 	}
 }

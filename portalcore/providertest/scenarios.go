@@ -28,7 +28,6 @@ const (
 	fraction  = "price_fraction"
 	euro      = "price_euro"
 	yen       = "price_yen"
-	yenMore   = "price_yen_more"
 	dinar     = "price_dinar"
 	dinarMore = "price_dinar_more"
 )
@@ -45,7 +44,6 @@ func (s *scene) catalogue() {
 		{fraction, "usd", "0.123456789", billing.Month},
 		{euro, "eur", "900", billing.Month},
 		{yen, "jpy", "1200", billing.Month},
-		{yenMore, "jpy", "3100", billing.Month},
 		{dinar, "kwd", "4500", billing.Month},
 		{dinarMore, "kwd", "12340", billing.Month},
 	} {
@@ -72,28 +70,27 @@ var scenarios = map[string]func(*scene){
 	"owner/payment method":                 ownerPaymentMethod,
 	"owner/invoice":                        ownerInvoice,
 	"owner/step":                           ownerStep,
-	"change/upgrade":                       changeUpgrade,
-	"change/downgrade":                     changeDowngrade,
-	"change/interval":                      changeInterval,
-	"change/quantity":                      changeQuantity,
-	"change/one of two items":              changeOneOfTwo,
-	"change/with tax":                      changeTax,
-	"change/paid by balance":               changeBalance,
-	"change/yen":                           changeYen,
+	"change/upgrade":                       inEach(changeUpgrade),
+	"change/downgrade":                     inEach(changeDowngrade),
+	"change/interval":                      inEach(changeInterval),
+	"change/quantity":                      inEach(changeQuantity),
+	"change/one of two items":              inEach(changeOneOfTwo),
+	"change/with tax":                      inEach(changeTax),
+	"change/paid by balance":               inEach(changeBalance),
 	"change/dinar":                         changeDinar,
-	"change/fraction of the minor unit":    changeFraction,
-	"change/in trial":                      changeTrial,
-	"change/paid by invoice":               changeSendInvoice,
-	"change/at a given moment":             changeAt,
+	"change/fraction of the minor unit":    inEach(changeFraction),
+	"change/in trial":                      inEach(changeTrial),
+	"change/paid by invoice":               inEach(changeSendInvoice),
+	"change/at a given moment":             inEach(changeAt),
 	"change/other currency":                changeCurrency,
 	"change/bad quantity":                  changeBadQuantity,
 	"change/no such price":                 changeNoPrice,
 	"change/preview fault":                 changePreviewFault,
 	"declined/waits and is dropped":        declinedDropped,
-	"declined/paid by another card":        declinedPaid,
+	"declined/paid by another card":        inEach(declinedPaid),
 	"declined/expires":                     declinedExpires,
 	"declined/blocks another change":       declinedBlocks,
-	"confirmed/yes":                        confirmedYes,
+	"confirmed/yes":                        inEach(confirmedYes),
 	"confirmed/no":                         confirmedNo,
 	"confirmed/card added while it waits":  confirmedOnPay,
 	"cancel/and resume":                    cancelResume,
@@ -199,8 +196,8 @@ func readPrices(s *scene) {
 		ps[i].Product = ""
 	}
 	s.note("prices", ps)
-	if len(ps) != 10 {
-		s.Errorf("%d prices, want 10", len(ps))
+	if len(ps) != 9 {
+		s.Errorf("%d prices, want 9", len(ps))
 	}
 	for _, p := range ps {
 		if p.ID == fraction && p.UnitAmount.String() != "0.123456789" {
@@ -421,11 +418,13 @@ func side(unit string, quantity int64) oracletest.Side {
 	return oracletest.Side{Unit: u, Quantity: quantity, Interval: billing.Month, Count: 1}
 }
 
+func of(unit, quantity int64) oracletest.Side { return side(fmt.Sprint(unit), quantity) }
+
 func yearly(x oracletest.Side) oracletest.Side { x.Interval = billing.Year; return x }
 
 // oracle checks a preview, to the second and to the minor unit, against the
 // exact fractions of an oracle that shares no code with any provider.
-func oracle(s *scene, p billing.Preview, c oracletest.Change) {
+func oracle(s *scene, p billing.Preview, c oracletest.Change) oracletest.Bill {
 	s.Helper()
 	if c.TaxPercent == nil {
 		c.TaxPercent = new(big.Rat)
@@ -448,6 +447,45 @@ func oracle(s *scene, p billing.Preview, c oracletest.Change) {
 	if got := p.FromBalance.Amount - p.ToBalance.Amount; got != b.Balance-c.Balance {
 		s.Errorf("the balance moves by %d, the oracle says %d", got, b.Balance-c.Balance)
 	}
+	return b
+}
+
+// invoiced checks every sum of a preview and of the invoice that came of it.
+func (s *scene) invoiced(m Made, invoice, currency string, p billing.Preview, c oracletest.Change) billing.InvoiceDetail {
+	s.Helper()
+	b := oracle(s, p, c)
+	d := s.detail(m.ID, invoice)
+	s.sums(d, oracletest.Sums{Lines: b.Lines, Subtotal: b.Subtotal, Tax: b.Tax, Total: b.Total, Due: b.Due, FromBalance: b.Balance - c.Balance})
+	if d.Total.Currency != currency || p.DueNow.Currency != currency || b.Due%step(currency) != 0 {
+		s.Errorf("%v is due, %v invoiced; want %s that can be charged", p.DueNow, d.Total, currency)
+	}
+	return d
+}
+
+// changes runs a change in the middle of a period, and checks it all.
+func (s *scene) changes(m Made, currency, price string, quantity int64, c oracletest.Change) (billing.Preview, billing.InvoiceDetail) {
+	s.Helper()
+	c.Start, c.End = s.into(m, currency)
+	p, r := plan(s, m, price, quantity)
+	return p, s.invoiced(m, r.Invoice.ID, currency, p, c)
+}
+
+// into goes into a period that just began: to an odd second, but where not every
+// amount can be charged to the end of its first quarter.
+func (s *scene) into(m Made, currency string) (start, end time.Time) {
+	s.Helper()
+	start, end = period(s, m)
+	d := by
+	if step(currency) > 1 {
+		d = end.Sub(start) / 4
+	}
+	s.World.Advance(d)
+	return start, end
+}
+
+// threefold is the change of two of a price to two of "more".
+func threefold(unit int64) oracletest.Change {
+	return oracletest.Change{Before: []oracletest.Side{of(unit, 2)}, After: []oracletest.Side{of(3*unit, 2)}}
 }
 
 func period(s *scene, m Made) (start, end time.Time) {
@@ -457,98 +495,71 @@ func period(s *scene, m Made) (start, end time.Time) {
 	return sub.Items[0].PeriodStart, sub.Items[0].PeriodEnd
 }
 
-func changeUpgrade(s *scene) {
-	m := s.World.Customer(on(basic))
-	s.World.Advance(by)
-	start, end := period(s, m)
-	p, _ := plan(s, m, team, 2)
-	oracle(s, p, oracletest.Change{Before: []oracletest.Side{side("1000", 2)}, After: []oracletest.Side{side("2500", 2)}, Start: start, End: end})
-	if p.DueNow.Amount <= 0 || p.DueNow.Currency != "usd" {
-		s.Errorf("due now %v", p.DueNow)
+func changeUpgrade(s *scene, currency string, unit int64) {
+	m := s.World.Customer(on("price_" + currency))
+	p, d := s.changes(m, currency, in(currency, "more"), 2, threefold(unit))
+	if p.DueNow.Amount <= 0 || d.Status != billing.InvoicePaid || d.AmountPaid != p.DueNow {
+		s.Errorf("due now %v, the invoice is %s with %v paid", p.DueNow, d.Status, d.AmountPaid)
 	}
 }
 
-func changeDowngrade(s *scene) {
-	m := s.World.Customer(on(team))
-	s.World.Advance(by)
-	start, end := period(s, m)
-	p := s.preview(m.ID, change(m, basic, 2))
-	oracle(s, p, oracletest.Change{Before: []oracletest.Side{side("2500", 2)}, After: []oracletest.Side{side("1000", 2)}, Start: start, End: end})
+func changeDowngrade(s *scene, currency string, unit int64) {
+	m := s.World.Customer(on(in(currency, "more")))
+	p, _ := s.changes(m, currency, "price_"+currency, 2, oracletest.Change{Before: []oracletest.Side{of(3*unit, 2)}, After: []oracletest.Side{of(unit, 2)}})
 	if p.DueNow.Amount != 0 || p.ToBalance.Amount != -p.Total.Amount || p.ToBalance.Amount <= 0 {
 		s.Errorf("due %v, to the balance %v, total %v", p.DueNow, p.ToBalance, p.Total)
 	}
-	s.carry(m.ID, p, nil)
 	if a := s.account(m.ID); a.Customer.Balance != p.ToBalance.Neg() {
 		s.Errorf("the balance is %v, the preview said %v of credit", a.Customer.Balance, p.ToBalance)
 	}
 }
 
-func changeInterval(s *scene) {
-	m := s.World.Customer(on(team))
-	s.World.Advance(by)
-	start, end := period(s, m)
-	p, _ := plan(s, m, teamYear, 2)
-	oracle(s, p, oracletest.Change{Before: []oracletest.Side{side("2500", 2)}, After: []oracletest.Side{yearly(side("25000", 2))}, Start: start, End: end})
+func changeInterval(s *scene, currency string, unit int64) {
+	m := s.World.Customer(on(in(currency, "more")))
+	p, _ := s.changes(m, currency, in(currency, "year"), 2, oracletest.Change{Before: []oracletest.Side{of(3*unit, 2)}, After: []oracletest.Side{yearly(of(30*unit, 2))}})
 	if want := p.At.AddDate(1, 0, 0); !p.Next.Due.Equal(want) {
 		s.Errorf("next payment %s, want %s", p.Next.Due, want)
 	}
 }
 
-func changeQuantity(s *scene) {
-	m := s.World.Customer(on(basic))
-	s.World.Advance(by)
-	start, end := period(s, m)
-	p, _ := plan(s, m, basic, 7)
-	oracle(s, p, oracletest.Change{Before: []oracletest.Side{side("1000", 2)}, After: []oracletest.Side{side("1000", 7)}, Start: start, End: end})
+func changeQuantity(s *scene, currency string, unit int64) {
+	m := s.World.Customer(on("price_" + currency))
+	s.changes(m, currency, "price_"+currency, 7, oracletest.Change{Before: []oracletest.Side{of(unit, 2)}, After: []oracletest.Side{of(unit, 7)}})
 }
 
-func changeOneOfTwo(s *scene) {
-	m := s.World.Customer(Customer{Card: CardWorks, Price: basic, Quantity: 2, More: map[string]int64{storage: 5}})
-	s.World.Advance(by)
-	start, end := period(s, m)
-	p, _ := plan(s, m, team, 2)
-	oracle(s, p, oracletest.Change{
-		Before: []oracletest.Side{side("1000", 2), side("333", 5)}, After: []oracletest.Side{side("2500", 2), side("333", 5)}, Start: start, End: end,
+func changeOneOfTwo(s *scene, currency string, unit int64) {
+	half := in(currency, "half")
+	m := s.World.Customer(Customer{Card: CardWorks, Price: "price_" + currency, Quantity: 2, More: map[string]int64{half: 5}})
+	s.changes(m, currency, in(currency, "more"), 2, oracletest.Change{
+		Before: []oracletest.Side{of(unit, 2), of(unit/2, 5)}, After: []oracletest.Side{of(3*unit, 2), of(unit/2, 5)},
 	})
 	a := s.account(m.ID)
-	if it := a.Subscriptions[0].Items[1]; it.Price.ID != storage || it.Quantity != 5 {
+	if it := a.Subscriptions[0].Items[1]; it.Price.ID != half || it.Quantity != 5 {
 		s.Errorf("the item that was not named is %d × %s now", it.Quantity, it.Price.ID)
 	}
 }
 
-func changeTax(s *scene) {
-	m := s.World.Customer(Customer{Card: CardWorks, Price: basic, Quantity: 2, TaxPercent: "19"})
-	s.World.Advance(by)
-	start, end := period(s, m)
-	p, _ := plan(s, m, team, 2)
-	oracle(s, p, oracletest.Change{Before: []oracletest.Side{side("1000", 2)}, After: []oracletest.Side{side("2500", 2)}, Start: start, End: end, TaxPercent: big.NewRat(19, 1)})
+func changeTax(s *scene, currency string, unit int64) {
+	m := s.World.Customer(Customer{Card: CardWorks, Price: "price_" + currency, Quantity: 2, TaxPercent: "19"})
+	c := threefold(unit)
+	c.TaxPercent = big.NewRat(19, 1)
+	p, _ := s.changes(m, currency, in(currency, "more"), 2, c)
 	if p.Tax.Amount <= 0 || p.Total.Amount != p.Subtotal.Amount+p.Tax.Amount || p.DueNow != p.Total {
 		s.Errorf("subtotal %v, tax %v, total %v, due %v", p.Subtotal, p.Tax, p.Total, p.DueNow)
 	}
 }
 
-func changeBalance(s *scene) {
-	m := s.World.Customer(Customer{Card: CardWorks, Price: basic, Quantity: 2, Credit: 500})
-	s.World.Advance(by)
-	start, end := period(s, m)
-	p, _ := plan(s, m, team, 2)
-	oracle(s, p, oracletest.Change{Before: []oracletest.Side{side("1000", 2)}, After: []oracletest.Side{side("2500", 2)}, Start: start, End: end, Balance: -500})
+func changeBalance(s *scene, currency string, unit int64) {
+	m := s.World.Customer(Customer{Card: CardWorks, Price: "price_" + currency, Quantity: 2, Credit: 500})
+	c := threefold(unit)
+	c.Balance = -500
+	p, _ := s.changes(m, currency, in(currency, "more"), 2, c)
 	if p.FromBalance.Amount != 500 || p.DueNow.Amount != p.Total.Amount-500 {
 		s.Errorf("total %v, from the balance %v, due %v", p.Total, p.FromBalance, p.DueNow)
 	}
 }
 
-func changeYen(s *scene) {
-	m := s.World.Customer(on(yen))
-	s.World.Advance(by)
-	start, end := period(s, m)
-	p, _ := plan(s, m, yenMore, 2)
-	oracle(s, p, oracletest.Change{Before: []oracletest.Side{side("1200", 2)}, After: []oracletest.Side{side("3100", 2)}, Start: start, End: end})
-	if e := s.Provider.Capabilities().Exponent("jpy"); p.DueNow.Currency != "jpy" || e != 0 {
-		s.Errorf("due %v with exponent %d", p.DueNow, e)
-	}
-}
-
+// changeDinar rounds to thousandths, at an odd second.
 func changeDinar(s *scene) {
 	m := s.World.Customer(on(dinar))
 	s.World.Advance(by)
@@ -560,38 +571,38 @@ func changeDinar(s *scene) {
 	}
 }
 
-func changeFraction(s *scene) {
-	m := s.World.Customer(Customer{Card: CardWorks, Price: fraction, Quantity: 900000})
-	s.World.Advance(by)
-	start, end := period(s, m)
-	p, _ := plan(s, m, fraction, 999999)
-	oracle(s, p, oracletest.Change{Before: []oracletest.Side{side("0.123456789", 900000)}, After: []oracletest.Side{side("0.123456789", 999999)}, Start: start, End: end})
+func changeFraction(s *scene, currency string, _ int64) {
+	price, unit := in(currency, "fraction"), fractionOf(currency)
+	m := s.World.Customer(Customer{Card: CardWorks, Price: price, Quantity: 800000})
+	s.changes(m, currency, price, 960000, oracletest.Change{Before: []oracletest.Side{side(unit, 800000)}, After: []oracletest.Side{side(unit, 960000)}})
 }
 
-func changeTrial(s *scene) {
-	m := s.World.Customer(Customer{Card: CardWorks, Price: basic, Quantity: 1, Trial: 14 * 24 * time.Hour})
+func changeTrial(s *scene, currency string, unit int64) {
+	more := in(currency, "more")
+	m := s.World.Customer(Customer{Card: CardWorks, Price: "price_" + currency, Quantity: 1, Trial: 14 * 24 * time.Hour})
+	start, end := period(s, m)
 	s.World.Advance(3 * 24 * time.Hour)
-	p := s.preview(m.ID, change(m, team, 1))
-	if p.DueNow.Amount != 0 {
-		s.Errorf("due %v in a trial", p.DueNow)
-	}
+	p := s.preview(m.ID, change(m, more, 1))
+	after := []oracletest.Side{of(3*unit, 1)}
+	oracle(s, p, oracletest.Change{Before: []oracletest.Side{of(unit, 1)}, After: after, Start: start, End: end, Trial: true})
 	if r := s.carry(m.ID, p, nil); r.State != billing.Done {
 		s.Errorf("result %+v", r)
 	}
 	a := s.account(m.ID)
-	if sub := a.Subscriptions[0]; sub.Status != billing.Trialing || sub.Items[0].Price.ID != team {
+	if sub := a.Subscriptions[0]; sub.Status != billing.Trialing || sub.Items[0].Price.ID != more {
 		s.Errorf("status %s on %s", sub.Status, sub.Items[0].Price.ID)
+	}
+	s.World.Advance(end.Add(time.Hour * 2).Sub(s.World.Now()))
+	if d := s.detail(m.ID, s.newest(m.ID).ID); s.issued(d, oracletest.Paper{Sides: after}).Total != p.Next.Total.Amount || d.Total != p.Next.Total || d.Status != billing.InvoicePaid {
+		s.Errorf("after the trial %v is %s, the preview said %v", d.Total, d.Status, p.Next.Total)
 	}
 }
 
-func changeSendInvoice(s *scene) {
-	m := s.World.Customer(Customer{Price: basic, Quantity: 1, SendInvoice: true})
-	s.World.Advance(by)
-	p := s.preview(m.ID, change(m, team, 1))
-	r := s.carry(m.ID, p, nil)
-	s.charged(p, r)
-	if r.Invoice.Status != billing.InvoiceOpen || r.Invoice.DueDate.IsZero() {
-		s.Errorf("the invoice is %s, due %s", r.Invoice.Status, r.Invoice.DueDate)
+func changeSendInvoice(s *scene, currency string, unit int64) {
+	m := s.World.Customer(Customer{Price: "price_" + currency, Quantity: 2, SendInvoice: true})
+	_, d := s.changes(m, currency, in(currency, "more"), 2, threefold(unit))
+	if d.Status != billing.InvoiceOpen || d.DueDate.IsZero() || d.AmountRemaining != d.Total {
+		s.Errorf("the invoice is %s, due %s", d.Status, d.DueDate)
 	}
 	if a := s.account(m.ID); !a.Subscriptions[0].SendInvoice || a.Subscriptions[0].Pending != nil {
 		s.Errorf("subscription %+v", a.Subscriptions[0])
@@ -600,18 +611,22 @@ func changeSendInvoice(s *scene) {
 
 // changeAt previews twice for one moment, with time between, and charges
 // later: the numbers stay.
-func changeAt(s *scene) {
-	m := s.World.Customer(on(basic))
-	s.World.Advance(by)
-	p := s.preview(m.ID, change(m, team, 2))
+func changeAt(s *scene, currency string, unit int64) {
+	m := s.World.Customer(on("price_" + currency))
+	c := threefold(unit)
+	c.Start, c.End = s.into(m, currency)
+	to := change(m, in(currency, "more"), 2)
+	p := s.preview(m.ID, to)
 	s.World.Advance(9 * time.Minute)
-	q, err := s.Provider.Preview(s.ctx, m.ID, change(m, team, 2), p.At)
+	q, err := s.Provider.Preview(s.ctx, m.ID, to, p.At)
 	s.must(err)
 	if !p.SameTerms(q) {
 		s.Errorf("the preview for the same moment has other terms: %+v, %+v", p, q)
 	}
 	s.World.Advance(time.Minute)
-	s.charged(p, s.carry(m.ID, q, nil))
+	r := s.carry(m.ID, q, nil)
+	s.charged(p, r)
+	s.invoiced(m, r.Invoice.ID, currency, p, c)
 }
 
 func changeCurrency(s *scene) {
@@ -655,7 +670,14 @@ func declined(s *scene) (Made, billing.Step, string, billing.Result) {
 	s.Helper()
 	m := s.World.Customer(Customer{Card: CardDeclines, Price: basic, Quantity: 2})
 	s.World.Advance(by)
-	p := s.preview(m.ID, change(m, team, 2))
+	p, key, r := declines(s, m, team)
+	return m, p.Steps[0], key, r
+}
+
+// declines changes a customer's plan to another one that the card does not pay.
+func declines(s *scene, m Made, price string) (billing.Preview, string, billing.Result) {
+	s.Helper()
+	p := s.preview(m.ID, change(m, price, 2))
 	key := s.key()
 	r, err := s.Provider.Execute(s.ctx, m.ID, p.Steps[0], key)
 	s.must(err)
@@ -665,7 +687,7 @@ func declined(s *scene) (Made, billing.Step, string, billing.Result) {
 	}
 	a := s.account(m.ID)
 	sub := a.Subscriptions[0]
-	if sub.Pending == nil || sub.Pending.AmountDue != p.DueNow || sub.Items[0].Price.ID != basic || sub.Pending.Items[0].Price.ID != team {
+	if sub.Pending == nil || sub.Pending.AmountDue != p.DueNow || sub.Items[0].Price.ID == price || sub.Pending.Items[0].Price.ID != price {
 		s.Fatalf("pending %+v", sub.Pending)
 	}
 	if v := a.Invoices[0]; v.ID != sub.Pending.InvoiceID || !v.ForPendingUpdate || v.Status != billing.InvoiceOpen {
@@ -676,7 +698,7 @@ func declined(s *scene) (Made, billing.Step, string, billing.Result) {
 	if !page.Invoices[0].ForPendingUpdate {
 		s.Error("the list of invoices does not mark the invoice of the waiting change")
 	}
-	return m, p.Steps[0], key, r
+	return p, key, r
 }
 
 // now checks what a step that waited has become.
@@ -705,15 +727,27 @@ func declinedDropped(s *scene) {
 	s.noteErr("code", err)
 }
 
-func declinedPaid(s *scene) {
-	m, st, key, r := declined(s)
-	p := s.preview(m.ID, billing.Action{Kind: billing.AddPaymentMethod, ReturnURL: "https://billing.example.com/back"})
-	s.carry(m.ID, p, func(r billing.Result) { s.World.EnterCard(r.GoTo, CardOther) })
+func declinedPaid(s *scene, currency string, unit int64) {
+	m := s.World.Customer(Customer{Card: CardDeclines, Price: "price_" + currency, Quantity: 2})
+	c := threefold(unit)
+	c.Start, c.End = s.into(m, currency)
+	p, key, r := declines(s, m, in(currency, "more"))
+	add := s.preview(m.ID, billing.Action{Kind: billing.AddPaymentMethod, ReturnURL: "https://billing.example.com/back"})
+	s.carry(m.ID, add, func(r billing.Result) { s.World.EnterCard(r.GoTo, CardOther) })
 	a := s.account(m.ID)
-	if sub := a.Subscriptions[0]; sub.Pending != nil || sub.Items[0].Price.ID != team || a.Invoices[0].Status != billing.InvoicePaid {
+	if sub := a.Subscriptions[0]; sub.Pending != nil || sub.Items[0].Price.ID != in(currency, "more") {
 		s.Errorf("paid by another card, the change is %+v", sub)
 	}
-	now(s, m, st, key, r, billing.Applied, billing.Done)
+	s.waited(m, currency, p, key, r, c)
+}
+
+// waited checks a change that waited and is paid now.
+func (s *scene) waited(m Made, currency string, p billing.Preview, key string, r billing.Result, c oracletest.Change) {
+	s.Helper()
+	now(s, m, p.Steps[0], key, r, billing.Applied, billing.Done)
+	if d := s.invoiced(m, s.newest(m.ID).ID, currency, p, c); d.Status != billing.InvoicePaid || d.AmountPaid != p.DueNow || d.AmountPaid.Amount <= 0 {
+		s.Errorf("the invoice is %s with %v paid, the preview said %v", d.Status, d.AmountPaid, p.DueNow)
+	}
 }
 
 func declinedExpires(s *scene) {
@@ -737,7 +771,14 @@ func asked(s *scene) (Made, billing.Step, string, billing.Result) {
 	s.Helper()
 	m := s.World.Customer(Customer{Card: CardAsks, Price: basic, Quantity: 2})
 	s.World.Advance(by)
-	p := s.preview(m.ID, change(m, team, 2))
+	p, key, r := asks(s, m, team)
+	return m, p.Steps[0], key, r
+}
+
+// asks changes a customer's plan to another one, which has to be confirmed.
+func asks(s *scene, m Made, price string) (billing.Preview, string, billing.Result) {
+	s.Helper()
+	p := s.preview(m.ID, change(m, price, 2))
 	key := s.key()
 	r, err := s.Provider.Execute(s.ctx, m.ID, p.Steps[0], key)
 	s.must(err)
@@ -749,17 +790,20 @@ func asked(s *scene) (Made, billing.Step, string, billing.Result) {
 	if sub := a.Subscriptions[0]; sub.Pending == nil || sub.Pending.ConfirmURL == "" {
 		s.Fatalf("pending %+v", sub.Pending)
 	}
-	return m, p.Steps[0], key, r
+	return p, key, r
 }
 
-func confirmedYes(s *scene) {
-	m, st, key, r := asked(s)
-	now(s, m, st, key, r, billing.Applied, billing.AwaitingCustomer)
+func confirmedYes(s *scene, currency string, unit int64) {
+	m := s.World.Customer(Customer{Card: CardAsks, Price: "price_" + currency, Quantity: 2})
+	c := threefold(unit)
+	c.Start, c.End = s.into(m, currency)
+	p, key, r := asks(s, m, in(currency, "more"))
+	now(s, m, p.Steps[0], key, r, billing.Applied, billing.AwaitingCustomer)
 	s.World.Confirm(r.GoTo, true)
-	now(s, m, st, key, r, billing.Applied, billing.Done)
-	if a := s.account(m.ID); a.Subscriptions[0].Items[0].Price.ID != team {
+	if a := s.account(m.ID); a.Subscriptions[0].Items[0].Price.ID != in(currency, "more") {
 		s.Error("confirmed, and the plan is the old one")
 	}
+	s.waited(m, currency, p, key, r, c)
 }
 
 func confirmedNo(s *scene) {
@@ -831,6 +875,9 @@ func cancelComesTrue(s *scene) {
 	a := s.account(m.ID)
 	if a.Subscriptions[0].Status != billing.Canceled || a.Subscriptions[0].EndedAt.IsZero() {
 		s.Errorf("subscription %+v", a.Subscriptions[0])
+	}
+	if len(a.Invoices) != 1 || len(a.Upcoming) != 0 || a.Customer.Balance.Amount != 0 { // no money moves
+		s.Errorf("invoices %+v, upcoming %+v, balance %v", a.Invoices, a.Upcoming, a.Customer.Balance)
 	}
 	for _, act := range []billing.Action{change(m, team, 2), {Kind: billing.Cancel, Subscription: m.Subscription}, {Kind: billing.Resume, Subscription: m.Subscription}} {
 		_, err := s.Provider.Preview(s.ctx, m.ID, act, time.Time{})
