@@ -13,8 +13,10 @@ const root = "../.."
 // TestPlantedBugs holds that the simulator catches what it is there for.
 func TestPlantedBugs(t *testing.T) {
 	want := map[string]string{
-		"send before the durable write":  "INV4",
-		"a fresh key on retry":           "INV2",
+		"send before the durable write": "INV4",
+		// Money moved twice, or the second key was told that it is paid already and
+		// the customer that nothing was.
+		"a fresh key on retry":           "INV2 INV3",
 		"settle outside the transaction": "INV5",
 		"recovery that ignores leases":   "LEASE",
 	}
@@ -28,7 +30,7 @@ func TestPlantedBugs(t *testing.T) {
 			continue
 		}
 		t.Logf("%s: caught by %s with seed %s after %s seeds: %s", p.Name, c.Invariant, c.Seed, c.Seeds, c.What)
-		if c.Invariant != want[p.Name] {
+		if !slices.Contains(strings.Fields(want[p.Name]), c.Invariant) {
 			t.Errorf("%s was caught by %s, want %s", p.Name, c.Invariant, want[p.Name])
 		}
 	}
