@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 )
@@ -49,8 +50,10 @@ func (p *Provider) Execute(ctx context.Context, customerID string, step billing.
 	if a.status/100 != 2 {
 		fault := executeFault(a, nil)
 		if step.Kind == stepPay && billing.FaultOf(fault) == billing.Refused && billing.CodeOf(fault) == "authentication_required" {
-			// The payment stands and waits for the customer's confirmation.
-			return p.payAsks(ctx, customerID, step, par, key), nil
+			o, _ := a.errorObject()
+			if res, waits := p.payAsks(ctx, customerID, step, par, key, strings.HasSuffix(o.Code, "_requires_action")); waits {
+				return res, nil
+			}
 		}
 		return billing.Result{}, p.tooLate(ctx, customerID, step, fault)
 	}
@@ -389,6 +392,14 @@ func (p *Provider) Outcome(ctx context.Context, customerID string, step billing.
 }
 
 func (p *Provider) outcomeUpdate(ctx context.Context, s *subscription, par params, key string, last *billing.Result) (billing.Outcome, billing.Result, error) {
+	if last != nil && last.Invoice != nil && last.Invoice.ID != s.LatestInvoice.ID {
+		// A renewal came in between: the change is told by its own invoice.
+		v, _, err := p.payable(ctx, s.Customer.ID, last.Invoice.ID)
+		if err != nil {
+			return billing.OutcomeUnsure, billing.Result{}, err
+		}
+		s.LatestInvoice = expandable[invoice]{ID: v.ID, Obj: v}
+	}
 	outcome, res := p.updated(ctx, s, par, key)
 	if last == nil {
 		if outcome == billing.NotApplied && s.Metadata[metaStep] == key {

@@ -61,7 +61,9 @@ func (p *Provider) debts(open []invoice, pending map[string]bool, intents map[st
 		}
 		for _, pay := range v.Payments.Data {
 			if in := intents[pay.Payment.PaymentIntent.ID]; in != nil && v.Attempted && pay.Status == "open" {
-				b.Processing, b.Failure, b.Method = in.went()
+				if b.Processing, b.Failure, b.Method = in.went(); b.Processing {
+					break // whatever else was tried: money is on its way
+				}
 			}
 		}
 		out = append(out, b)
@@ -158,25 +160,30 @@ func (p *Provider) tooLate(ctx context.Context, customerID string, step billing.
 // payAsks is the result of a payment that asks the customer to confirm: the
 // payment is confirmed with the page to come back to, as paying an invoice takes
 // none (docs.stripe.com/api/payment_intents/confirm). Where that fails, the
-// hosted invoice page does it. That the payment waits is certain; what the page
-// needs is read best effort.
-func (p *Provider) payAsks(ctx context.Context, customerID string, step billing.Step, par params, key string) billing.Result {
+// hosted invoice page does it. Where surely is set it is certain that the payment
+// waits, and what the page needs is read best effort. Where it is not, the bank
+// may have declined for want of a confirmation: waits is then false where no
+// payment stands that could be confirmed.
+func (p *Provider) payAsks(ctx context.Context, customerID string, step billing.Step, par params, key string, surely bool) (res billing.Result, waits bool) {
 	v, a, err := p.payable(ctx, customerID, step.Object)
 	if err != nil {
-		return billing.Result{State: billing.AwaitingCustomer, Reason: "authentication_required", Object: step.Object}
+		return billing.Result{State: billing.AwaitingCustomer, Reason: "authentication_required", Object: step.Object}, true
 	}
 	in := v.intent("requires_action")
+	if in == nil && !surely && v.Status == "open" {
+		return billing.Result{}, false
+	}
 	if in == nil || in.page() != "" || par.ReturnURL == "" {
-		return p.payWaits(ctx, customerID, v, a, nil)
+		return p.payWaits(ctx, customerID, v, a, nil), true
 	}
 	u, ok := path("payment_intents", in.ID, "confirm")
 	key += ".confirm"
 	if !ok || len(key) > 255 {
-		return p.payWaits(ctx, customerID, v, a, nil)
+		return p.payWaits(ctx, customerID, v, a, nil), true
 	}
 	c, err := p.send(ctx, http.MethodPost, u, form{{"return_url", par.ReturnURL}}.encode(), key)
 	if err != nil || c.status/100 != 2 {
-		return p.payWaits(ctx, customerID, v, a, nil)
+		return p.payWaits(ctx, customerID, v, a, nil), true
 	}
 	var now paymentIntent
 	if c.decode(&now) == nil && now.Object == "payment_intent" && now.ID == in.ID {
@@ -186,10 +193,10 @@ func (p *Provider) payAsks(ctx context.Context, customerID string, step billing.
 		// The bank asked for nothing more after all.
 		if paid, _, err := p.payable(ctx, customerID, step.Object); err == nil && paid.Status == "paid" {
 			inv := paid.convert(nil)
-			return billing.Result{State: billing.Done, Object: paid.ID, Invoice: &inv}
+			return billing.Result{State: billing.Done, Object: paid.ID, Invoice: &inv}, true
 		}
 	}
-	return p.payWaits(ctx, customerID, v, a, nil)
+	return p.payWaits(ctx, customerID, v, a, nil), true
 }
 
 // page is where the customer confirms, or "".

@@ -190,3 +190,65 @@ func TestPayWithSource(t *testing.T) {
 		t.Errorf("nothing to pay with: %v", err)
 	}
 }
+
+// Of several payments of one invoice that is on its way counts, in whatever
+// order they stand: who pays again pays twice.
+func TestDebtWithSeveralPayments(t *testing.T) {
+	payment := func(id string) string {
+		return `{"status":"open","payment":{"type":"payment_intent","payment_intent":"` + id + `"}}`
+	}
+	for _, order := range [][]string{{"pi_sent", "pi_failed"}, {"pi_failed", "pi_sent"}} {
+		owed := strings.Replace(owedJSON("in_1", `"x"`, hosted), payment("x"), payment(order[0])+","+payment(order[1]), 1)
+		f := &fake{by: map[string]http.HandlerFunc{
+			"GET /v1/customers/cus_1":                 says(200, customerJSON),
+			"GET /v1/customers/cus_1/payment_methods": says(200, noneJSON),
+			"GET /v1/subscriptions":                   says(200, noneJSON),
+			"GET /v1/payment_intents": says(200, `{"object":"list","data":[{"id":"pi_sent","status":"processing"},
+				{"id":"pi_failed","status":"requires_payment_method","last_payment_error":{"code":"card_declined"}}]}`),
+			"GET /v1/invoices": says(200, `{"object":"list","data":[`+owed+`]}`),
+		}}
+		p, _ := open(t, f, stripe.Options{})
+		a, err := p.Account(t.Context(), "cus_1")
+		if err != nil || len(a.Debts) != 1 || !a.Debts[0].Processing {
+			t.Errorf("%v: %+v, %v", order, a.Debts, err)
+		}
+	}
+}
+
+// A bank that declines for want of a confirmation leaves no payment that could be
+// confirmed: nobody is sent to a page that charges them beside what the portal
+// knows.
+func TestDeclinedForWantOfConfirmation(t *testing.T) {
+	none := `{"object":"payment_intent","id":"pi_1","status":"requires_payment_method","last_payment_error":{"code":"authentication_required"}}`
+	f := &fake{by: map[string]http.HandlerFunc{
+		"GET /v1/invoices/in_1":      says(200, owedJSON("in_1", none, hosted)),
+		"POST /v1/invoices/in_1/pay": says(402, `{"error":{"type":"card_error","code":"card_declined","decline_code":"authentication_required"}}`),
+	}}
+	p, _ := open(t, f, stripe.Options{})
+	step := billing.Step{Kind: "invoice.pay", Object: "in_1", Params: []byte(`{"form":"off_session=false","return_url":"https://billing.example.com/back"}`)}
+	r, err := p.Execute(t.Context(), "cus_1", step, "intent.0")
+	if billing.FaultOf(err) != billing.Refused || billing.CodeOf(err) != "authentication_required" {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// What a change with a bank debit became is told by its own invoice, also where
+// the subscription renewed before the debit was there.
+func TestDebitThatOutlastsThePeriod(t *testing.T) {
+	invoice := func(id, status, intent string, due int) string {
+		return fmt.Sprintf(`{"object":"invoice","id":%q,"customer":"cus_1","status":%q,"currency":"usd","amount_due":%d,"payments":{"object":"list","data":[
+			{"status":"open","payment":{"type":"payment_intent","payment_intent":{"object":"payment_intent","id":"pi_%s","status":%q}}}]}}`, id, status, due, id, intent)
+	}
+	f := &fake{by: map[string]http.HandlerFunc{
+		"GET /v1/subscriptions/sub_1": says(200, strings.Replace(paidSub, `"items"`, `"latest_invoice":`+invoice("in_renewal", "open", "processing", 1000)+`,"items"`, 1)),
+		"GET /v1/invoices/in_change":  says(200, invoice("in_change", "paid", "succeeded", 700)),
+		"GET /v1/invoices/in_renewal": says(200, invoice("in_renewal", "open", "processing", 1000)),
+	}}
+	p, _ := open(t, f, stripe.Options{})
+	step := billing.Step{Kind: "subscription.update", Object: "sub_1", Params: []byte(`{"form":"x=1","items":[{"item":"si_1","price":"price_1","quantity":1}],"invoice":"in_before","delayed":true}`)}
+	last := &billing.Result{State: billing.Processing, Invoice: &billing.Invoice{ID: "in_change"}}
+	o, r, err := p.Outcome(t.Context(), "cus_1", step, "intent.0", last)
+	if err != nil || o != billing.Applied || r.State != billing.Done || r.Invoice == nil || r.Invoice.ID != "in_change" || r.Invoice.AmountDue.Amount != 700 {
+		t.Errorf("%s %+v %+v, %v", o, r, r.Invoice, err)
+	}
+}
