@@ -207,6 +207,8 @@ type fake struct {
 	accountErr  error
 	outcomeErr  error
 	outcomeSays billing.Outcome
+	// mute says nothing definite of what waits.
+	mute bool
 	invoice     *billing.Invoice
 }
 
@@ -504,10 +506,10 @@ func (f *fake) Outcome(ctx context.Context, customer string, step billing.Step, 
 		return billing.Applied, billing.Result{State: billing.Done, Refs: map[string]string{"payment_method": "pm_new"}}, nil
 	case page.dropped, step.Kind == "await" && !f.now().Before(page.until):
 		return billing.NotApplied, billing.Result{}, nil
-	case last == nil:
-		return billing.Applied, f.waiting(step, key), nil
+	case last != nil && f.mute:
+		return billing.OutcomeUnsure, billing.Result{}, nil
 	}
-	return billing.OutcomeUnsure, billing.Result{}, nil
+	return billing.Applied, f.waiting(step, key), nil
 }
 
 // applied reports whether a step has taken effect in full.

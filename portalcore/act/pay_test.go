@@ -408,6 +408,33 @@ func TestPartOfTheAccountIsMissing(t *testing.T) {
 	}
 }
 
+// A bank debit is asked after less and less often: what asks in vain takes the
+// requests of those who wait for a page.
+func TestDebitIsAskedAfterSeldom(t *testing.T) {
+	for _, mute := range []bool{false, true} {
+		w, c := paying(t, "process")
+		w.fake.mute = mute
+		i := confirm(t, c, pay("in_1a"))
+		for range 24 * 60 {
+			w.clock.Advance(time.Minute)
+			if _, err := c.Recover(t.Context(), false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := w.fake.outcomes; n < 24*6 || n > 24*6+20 {
+			t.Errorf("asked %d times in a day, want every ten minutes", n)
+		}
+		w.fake.pages[i.Steps[0].Key].done = true
+		w.clock.Advance(lookAgain)
+		if _, err := c.Recover(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		if i, err := c.Journal.Get(t.Context(), "cus_1", i.ID); err != nil || i.State != journal.Succeeded {
+			t.Error(i.State, err)
+		}
+	}
+}
+
 // A new card that pays invoices takes the right to pay them.
 func TestNewCardThatPaysTakesBothRights(t *testing.T) {
 	a := billing.Action{Kind: billing.AddPaymentMethod, Invoices: []string{"in_1a"}}

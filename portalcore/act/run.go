@@ -213,8 +213,7 @@ func (c *Corridor) sendFailed(ctx context.Context, i *journal.Intent, n int, err
 // follow it now.
 func (c *Corridor) answer(ctx context.Context, i *journal.Intent, n int, r billing.Result) (more bool, err error) {
 	if r.State != billing.Done {
-		look := c.Now().Add(time.Minute)
-		err := c.Journal.Await(ctx, i, n, r, look)
+		err := c.Journal.Await(ctx, i, n, r, c.lookAfter(i.Steps[n].SentAt, r.Until))
 		return err == nil && follows(i), err
 	}
 	differs := r.Invoice != nil && i.Action.Kind == billing.ChangePlan && r.Invoice.AmountDue != i.Preview.DueNow
@@ -236,6 +235,19 @@ func (c *Corridor) answer(ctx context.Context, i *journal.Intent, n int, r billi
 	}
 	c.Accounts.Drop(i.Customer)
 	return follows(i), nil
+}
+
+// lookAfter is when a step is asked after again that waits for the customer or
+// their bank: soon at first, then less often. A bank debit takes weeks, the
+// provider says by an event when it is over, and what asks in vain takes the
+// requests of those who wait for a page.
+func (c *Corridor) lookAfter(sent, until time.Time) time.Time {
+	now := c.Now()
+	look := now.Add(min(max(now.Sub(sent)/4, time.Minute), lookAgain))
+	if until.After(now) && look.After(until) {
+		return until
+	}
+	return look
 }
 
 // unsure leaves the intent to be checked.
@@ -443,11 +455,7 @@ func (c *Corridor) reconcile(ctx context.Context, i journal.Intent, n int) (jour
 		err := c.manual(keep, &i, "unresolved", err)
 		return i, err
 	}
-	look := now.Add(lookAgain)
-	if i.Until.After(now) && look.After(i.Until) {
-		look = i.Until
-	}
-	err = c.Journal.Await(keep, &i, n, *s.Result, look)
+	err = c.Journal.Await(keep, &i, n, *s.Result, c.lookAfter(s.SentAt, i.Until))
 	return i, err
 }
 
