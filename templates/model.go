@@ -347,6 +347,9 @@ type Receipt struct {
 	Use       billing.Use
 	Payments  []PaidInvoice
 	PaidCount int
+	// Closed is set where what did not work is not owed any more: it must not be
+	// said that nothing was charged.
+	Closed bool
 	// Active is the plan that is active again because of it, or "".
 	Active string
 }

@@ -103,7 +103,8 @@ type PaidInvoice struct {
 	Number string // "" where not known
 	Amount billing.Money
 	// State: "paid", "declined", "waiting" (for the customer's bank),
-	// "processing", "checking", "not_sent".
+	// "processing", "checking", "not_sent", "closed" (it did not work, and is not
+	// owed any more: paid otherwise or late, or voided).
 	State string
 	// Reason is the code of a decline.
 	Reason      string

@@ -169,6 +169,9 @@ func payFixtures() map[string]*Page {
 			r.Reason, r.Amount, r.RetryHref, r.AddMethodHref = "expired_card", eurp(5880), "/pay/in_1", "/payment/add?pay=in_1"
 			r.Payments = []PaidInvoice{with("declined", "expired_card", "/pay/in_declined")}
 		}),
+		"receipt-pay-closed": paid("not_applied", func(r *Receipt) {
+			r.Closed, r.Payments = true, []PaidInvoice{with("closed", "", "")}
+		}),
 		"receipt-pay-refused-other": paid("refused", func(r *Receipt) { r.Reason, r.RetryHref = "not_changeable", "/pay" }),
 		"receipt-pay-3ds": paid("waiting", func(r *Receipt) {
 			r.Reason, r.Amount, r.GoHref, r.RetryHref, r.Until = "authentication_required", eurp(5880), "/leave/1", "/pay/in_1", now.Add(time.Hour)
@@ -224,6 +227,7 @@ var payWords = map[string][]string{
 	"banner-past-due-many":       {"Past due: 3 invoices, €176.40 in all. The oldest was due on 1 March 2026. The payment with Visa ending 4242 did not go through. The card has expired.", "Pay 3 invoices, €176.40"},
 	"banner-past-due-currencies": {"Past due: 3 invoices. €176.40 is overdue. $20.00 is overdue.", "See what is due"},
 	"banner-past-due-viewer":     {"See what is due"},
+	"receipt-pay-closed":         {"Not due any more", "isn’t due any more: it was paid in another way"},
 	"banner-past-due-by-hand":    {"Past due: €176.40 was due on 1 March 2026.", "Pay €176.40"},
 	"banner-past-due-no-method":  {"There is no payment method to pay it with."},
 	"banner-past-due-unknown":    {"a payment is overdue.", "Your bank declined it. It did not say why."},

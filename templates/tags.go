@@ -59,6 +59,7 @@ var paymentTags = map[string]tag{
 	"processing": {Tone: "plain", Icon: "hourglass"},
 	"checking":   {Tone: "plain", Icon: "hourglass"},
 	"not_sent":   {Tone: "warn", Icon: "clock"},
+	"closed":     {Tone: "plain", Icon: "circle-check"},
 }
 
 func (l *local) paymentTag(p *PaidInvoice) (tag, error) {

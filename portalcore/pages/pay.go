@@ -343,7 +343,10 @@ func (l *look) payments(body *templates.Receipt, i *journal.Intent) {
 			paid.Amount += p.Amount.Amount
 			l.paidInvoice(body, &p, s.Result)
 		case "declined", "not_sent":
-			if owed && l.decide(policy.Request{Action: policy.PayInvoices}).Allowed() {
+			if !owed && i.State.Terminal() && l.acct.Customer.ID != "" && !l.acct.Missing(billing.SectionDebts) {
+				// Another payment, or a confirmation after its time, was faster.
+				p.State, body.Closed = "closed", true
+			} else if owed && l.decide(policy.Request{Action: policy.PayInvoices}).Allowed() {
 				p.Href = templates.PathPay + "/" + p.ID
 			}
 		}

@@ -282,6 +282,27 @@ func TestPayStates(t *testing.T) {
 	}
 }
 
+// TestPaidAfterItFailed holds that nobody is told that nothing was charged for an
+// invoice that is not owed any more: the bank's question was answered after its
+// time, or another card paid it.
+func TestPaidAfterItFailed(t *testing.T) {
+	e := newEnv(t)
+	a := e.owe("cus_a", "in_1", "in_2")
+	b := e.signedIn("cus_a")
+	e.provider.declines = map[string]string{"in_1": "expired_card"}
+	done := location(t, b.post("/pay/in_1", with(payForm(t, b.get("/pay/in_1").Body.String(), "/pay/in_1"), "payment_method", "pm_cus_a")), "/done/")
+	pageSays(t, b.get(done).Body.String(), "€58.80 was not paid.", "nothing was charged", "Not paid")
+	a.Debts = a.Debts[1:]
+	e.advance(2 * time.Minute)
+	page := b.get(done).Body.String()
+	pageSays(t, page, "Not due any more", "isn’t due any more: it was paid in another way")
+	for _, lie := range []string{"was not paid", "nothing was charged", "Nothing was charged", `href="/pay/in_1"`} {
+		if strings.Contains(page, lie) {
+			t.Errorf("the receipt says %q: %s", lie, page)
+		}
+	}
+}
+
 // TestPaidMeanwhile holds that no sum is charged that was not shown.
 func TestPaidMeanwhile(t *testing.T) {
 	e := newEnv(t)

@@ -156,6 +156,9 @@ func (l *look) goesOn(body *templates.Receipt, i *journal.Intent) {
 		body.Check = &templates.Form{Action: pathDone + i.ID}
 	}
 	body.RetryHref = retryHref(i.Action, i.State)
+	if body.Closed && len(l.stillOwed(i)) == 0 {
+		body.RetryHref = ""
+	}
 	if !l.permitCustomer(policy.UpdatePaymentMethod).Allowed {
 		return
 	}
