@@ -70,6 +70,27 @@ type fieldInputs struct {
 	Number      int
 }
 
+// fieldName is what the field of that name is called on its page.
+func (l *local) fieldName(field string) (words, error) {
+	for n := range billing.MaxInvoiceFields {
+		switch name, value := InvoiceFieldInputs(n); field {
+		case name:
+			return l.fieldWords("field.field_name", "number", n+1)
+		case value:
+			return l.fieldWords("field.field_value", "number", n+1)
+		}
+	}
+	if key := "field." + field; l.messages.has(key) {
+		return l.fieldWords(key)
+	}
+	return l.fieldWords("field.other")
+}
+
+func (l *local) fieldWords(key string, pairs ...any) (words, error) {
+	s, err := l.say(key, false, pairs...)
+	return words(s), err
+}
+
 // languageName is a language (BCP 47) by its own name, or the tag.
 func languageName(tag string) string {
 	if t, err := language.Parse(tag); err == nil {

@@ -232,7 +232,7 @@ var payWords = map[string][]string{
 	"banner-past-due-no-method":  {"There is no payment method to pay it with."},
 	"banner-past-due-unknown":    {"a payment is overdue.", "Your bank declined it. It did not say why."},
 	"banner-processing":          {"On its way: a payment of €58.80. On its way: a payment of $20.00. From a bank account this usually takes 5 working days."},
-	"receipt-paid":               {"Paid: €58.80", "Plan “Team” is active.", "INV-102", "€58.80 with Visa ending 4242"},
+	"receipt-paid":               {"You paid €58.80", "Plan “Team” is active.", "INV-102", "€58.80 with Visa ending 4242"},
 	"receipt-partly":             {"1 of 7 invoices are paid", "There was not enough money in the account.", "Pay €58.80 for INV-declined", "Use another card", "Status not known"},
 	"receipt-pay-refused":        {"Your bank declined the payment", "€58.80 was not paid.", "The card has expired.", "Use another card"},
 	"receipt-pay-refused-other":  {"Your payment did not go through", "Nothing was changed and nothing was charged."},

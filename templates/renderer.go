@@ -455,6 +455,7 @@ func (r *Renderer) funcs(l *local) template.FuncMap {
 		},
 		"country":      func(code string) (template.HTML, error) { return l.html(l.country(code)) },
 		"addressLines": func(a billing.Address) []string { return billing.AddressFormOf(a.Country, l.locale).Lines(a) },
+		"fieldName":    l.fieldName,
 		"fieldInputs": func(n int) fieldInputs {
 			name, value := InvoiceFieldInputs(n)
 			return fieldInputs{name, value, n + 1}

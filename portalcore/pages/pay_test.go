@@ -90,7 +90,7 @@ func TestPayOverdue(t *testing.T) {
 	if i.Action.PaymentMethod != "pm2_cus_a" || i.State != journal.Succeeded || i.Action.ReturnURL == "" {
 		t.Errorf("%+v", i)
 	}
-	pageSays(t, b.get(done).Body.String(), "Paid: €58.80", "Plan “Basic” is active.", "Invoice N-in_late", "€58.80 with Mastercard ending 4444")
+	pageSays(t, b.get(done).Body.String(), "You paid €58.80", "Plan “Basic” is active.", "Invoice N-in_late", "€58.80 with Mastercard ending 4444")
 	// Posted again, from the same page: the same payment.
 	if again := location(t, b.post("/pay/in_late", form), "/done/"); again != done || len(e.provider.effects) != 1 {
 		t.Errorf("posted again: %s, effects %s", again, e.effects())
@@ -261,7 +261,7 @@ func TestPayStates(t *testing.T) {
 				// There and back.
 				e.provider.goes = true
 				location(t, b.get(strings.Replace(done, "/done/", "/return/", 1)), done)
-				pageSays(t, b.get(done).Body.String(), "Paid: €58.80")
+				pageSays(t, b.get(done).Body.String(), "You paid €58.80")
 			case journal.Unknown:
 				// Nobody pays it a second time meanwhile.
 				pageSays(t, page, "We are checking a payment of it. Please don’t pay it again.")
