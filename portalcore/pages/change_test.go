@@ -687,7 +687,7 @@ func TestReceiptOutlivesTheCard(t *testing.T) {
 func TestDroppedInvoice(t *testing.T) {
 	l := &look{acct: &billing.Account{}}
 	for kind, want := range map[billing.ActionKind]bool{billing.DropPending: false, billing.ChangePlan: true} {
-		i := journal.Intent{Action: billing.Action{Kind: kind}, Steps: []journal.Step{{Result: &billing.Result{Invoice: &billing.Invoice{ID: "in_1", HasDocument: true}}}}}
+		i := journal.Intent{Action: billing.Action{Kind: kind}, Steps: []journal.Step{{Result: &billing.Result{Invoice: &billing.Invoice{ID: "in_1"}}}}}
 		var body templates.Receipt
 		if l.sums(&body, &i); (body.Invoice != nil) != want {
 			t.Errorf("%s: invoice %v, want one: %t", kind, body.Invoice, want)
