@@ -645,7 +645,9 @@ func payDebit(s *scene, currency string, unit int64) {
 }
 
 func payDebitBack(s *scene) {
-	for number, code := range map[string]string{BankFails: "insufficient_funds", SEPAFails: "card_declined"} {
+	// In one order: both providers' accounts are compared as they are noted.
+	for _, c := range [][2]string{{BankFails, "insufficient_funds"}, {SEPAFails, "card_declined"}} {
+		number, code := c[0], c[1]
 		m, _, st, key, r := debit(s, basic, number)
 		s.World.Advance(24 * time.Hour)
 		o, _, err := s.Provider.Outcome(s.ctx, m.ID, st, key, &r)
