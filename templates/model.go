@@ -373,6 +373,8 @@ type Payment struct {
 	// Renews is when the next plan renews that nothing pays for, where there is
 	// no method.
 	Renews time.Time
+	// Waits are what changes wait for: paid at once with what becomes the default.
+	Waits []billing.Money
 }
 
 // Method is a payment method with what it pays for.
@@ -416,6 +418,8 @@ type AddMethod struct {
 	Before billing.Money
 	// StayHref is where "Stay here" leads. Default: PathPayment.
 	StayHref string
+	// Waits are what changes wait for: paid at once with what becomes the default.
+	Waits []billing.Money
 }
 
 // Devices is /devices: where the account is signed in.

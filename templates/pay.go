@@ -75,6 +75,8 @@ type UseMethod struct {
 	Confirm Form
 	Permit  Permit
 	Errors  []FieldError
+	// Waits are what changes wait for: paid at once with what becomes the default.
+	Waits []billing.Money
 }
 
 // PlanChoice is a subscription to choose.

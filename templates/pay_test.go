@@ -81,7 +81,7 @@ func payFixtures() map[string]*Page {
 		return p
 	}
 	return map[string]*Page{
-		"payment": page("payment", &Payment{Methods: []Method{
+		"payment": page("payment", &Payment{Waits: []billing.Money{{Amount: 2090, Currency: "eur"}}, Methods: []Method{
 			{PaymentMethod: *visa, Default: true, PaysFor: []PaysFor{{Plan: "Team", Next: day(6, 1)}}, UseHref: "/payment/use/pm_1", RemoveHref: "/payment/remove/pm_1"},
 			{
 				PaymentMethod: *amex, Expiry: "this_month", BeforeNext: true, PaysFor: []PaysFor{{Plan: "Archive", Next: day(6, 1), Own: true}, {Plan: "Extra", Own: true}},
@@ -106,12 +106,12 @@ func payFixtures() map[string]*Page {
 
 		"add-method":            back("payment", &AddMethod{Provider: "Stripe", Confirm: add}),
 		"add-method-unfinished": back("payment", &AddMethod{Confirm: add, Unfinished: true}),
-		"add-method-choice":     back("payment", &AddMethod{Provider: "Stripe", Confirm: add, Choose: true, Plans: choices, Use: UseAll}),
+		"add-method-choice":     back("payment", &AddMethod{Waits: []billing.Money{{Amount: 2090, Currency: "eur"}}, Provider: "Stripe", Confirm: add, Choose: true, Plans: choices, Use: UseAll}),
 		"add-method-pays": back("payment", &AddMethod{
 			Provider: "Stripe", Confirm: Form{Action: "/payment/add", Nonce: "nonce-add", Hidden: []Field{{"invoices_eur", "in_2"}}},
 			Choose: true, Plans: choices[:1], Use: UseNone, Pays: eurp(5880), Count: 1, Moved: true, Before: eur(4900), StayHref: "/pay/in_2",
 		}),
-		"use-method":        back("payment", &UseMethod{Method: *amex, Plans: choices, Confirm: Form{Action: "/payment/use/pm_2", Nonce: "nonce-use", Version: "c1"}, Permit: allowed}),
+		"use-method":        back("payment", &UseMethod{Waits: []billing.Money{{Amount: 2090, Currency: "eur"}}, Method: *amex, Plans: choices, Confirm: Form{Action: "/payment/use/pm_2", Nonce: "nonce-use", Version: "c1"}, Permit: allowed}),
 		"use-method-error":  back("payment", &UseMethod{Method: *amex, Plans: choices, Confirm: Form{Action: "/payment/use/pm_2"}, Permit: allowed, Errors: []FieldError{{Field: "use", Key: "use"}}}),
 		"use-method-denied": back("payment", &UseMethod{Method: *amex, Permit: may("role")}),
 

@@ -208,8 +208,8 @@ type fake struct {
 	outcomeErr  error
 	outcomeSays billing.Outcome
 	// mute says nothing definite of what waits.
-	mute bool
-	invoice     *billing.Invoice
+	mute    bool
+	invoice *billing.Invoice
 }
 
 func newFake(now func() time.Time) *fake {

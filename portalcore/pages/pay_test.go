@@ -701,3 +701,24 @@ func TestExpiry(t *testing.T) {
 		t.Errorf("an account expires: %q", got)
 	}
 }
+
+// To make a method the default pays what a change waits for, so each page where
+// that is done names the sum.
+func TestWaitingSumIsNamed(t *testing.T) {
+	e := newEnv(t)
+	says := func(want bool) {
+		t.Helper()
+		b := e.signedIn("cus_a")
+		for _, path := range []string{"/payment", "/payment/add", "/payment/use/pm2_cus_a"} {
+			if got := strings.Contains(b.get(path).Body.String(), "also pays this, at once"); got != want {
+				t.Errorf("%s names what waits: %v", path, got)
+			}
+		}
+	}
+	says(false)
+	e.provider.accounts["cus_a"].Subscriptions[0].Pending = &billing.PendingUpdate{
+		Items: []billing.Item{{Price: team, Quantity: 4}}, AmountDue: billing.Money{Amount: 12000, Currency: "eur"},
+	}
+	e.time = e.time.Add(2 * time.Minute)
+	says(true)
+}

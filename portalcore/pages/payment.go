@@ -20,7 +20,7 @@ func (v *visit) payment() {
 		may := l.permitCustomer(policy.UpdatePaymentMethod)
 		body := &templates.Payment{
 			Customer: l.acct.Customer, Add: may, AddHref: templates.PathAddMethod,
-			UpdateDetails: l.permitCustomer(policy.UpdateDetails), UpdateTaxIDs: l.permitCustomer(policy.UpdateTaxIDs),
+			UpdateDetails: l.permitCustomer(policy.UpdateDetails), UpdateTaxIDs: l.permitCustomer(policy.UpdateTaxIDs), Waits: l.waits(),
 		}
 		for _, m := range l.methods() {
 			out := l.method(m)
@@ -71,6 +71,18 @@ func (l *look) methods() []billing.PaymentMethod {
 		}
 		return 0
 	})
+	return out
+}
+
+// waits are the sums that changes wait for: to make a payment method the
+// default pays them, so the pages where that is done name them.
+func (l *look) waits() []billing.Money {
+	var out []billing.Money
+	for _, s := range l.going() {
+		if s.Pending != nil && s.Pending.AmountDue.Amount > 0 {
+			out = append(out, s.Pending.AmountDue)
+		}
+	}
 	return out
 }
 
@@ -177,6 +189,7 @@ func (l *look) showUse(status int, m billing.PaymentMethod, errs []templates.Fie
 		return
 	}
 	l.page.Body = &templates.UseMethod{
+		Waits:  l.waits(),
 		Method: m, Plans: l.planChoices(), Confirm: f, Permit: l.permitCustomer(policy.UpdatePaymentMethod), Errors: errs,
 	}
 	l.show(status)
@@ -299,6 +312,7 @@ func (v *visit) showAddMethod(status int, invoices []string, use string, moved *
 		return
 	}
 	body := &templates.AddMethod{
+		Waits:    l.waits(),
 		Provider: v.Corridor.Provider.Capabilities().Name, Use: cmp.Or(use, templates.UseAll),
 		Plans: l.planChoices(), Choose: len(l.charged()) > 0,
 	}
