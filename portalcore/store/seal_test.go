@@ -32,7 +32,8 @@ func TestSealOpen(t *testing.T) {
 		if len(sealed) != len(value)+store.SealOverhead {
 			t.Errorf("%d bytes sealed to %d", len(value), len(sealed))
 		}
-		if len(value) > 0 && bytes.Contains(sealed[29:], value) {
+		// A value of a byte or two is in any random bytes now and then.
+		if len(value) > 16 && bytes.Contains(sealed[29:], value) {
 			t.Error("value is readable in the sealed one")
 		}
 		got, err := s.Open([]byte("k"), sealed)
