@@ -101,6 +101,30 @@ func (b *browser) readInvoice(portal string) {
 	var link, row string
 	b.js(`document.querySelector('a[href$="/pdf"]').getAttribute("href")`, &link)
 	b.js(`document.querySelector('a[href$="/pdf"]').closest("tr, li").innerText`, &row)
+	text := b.pdfText(portal, link)
+	for _, want := range []string{"Northwind Ltd", "Total"} {
+		if !strings.Contains(text, want) {
+			b.t.Errorf("the PDF has no %q:\n%s", want, text)
+		}
+	}
+	number := ""
+	for field := range strings.FieldsSeq(row) {
+		if strings.Contains(text, field) && strings.Count(field, "-") == 1 {
+			number = field
+		}
+	}
+	if number == "" {
+		b.t.Errorf("the PDF does not name the invoice of %q:\n%s", row, text)
+	}
+	// Without the session the address is worth nothing.
+	if p := newVisitor(b.t, portal).get(b.t, link); p.status != http.StatusUnauthorized || strings.HasPrefix(p.body, "%PDF") {
+		b.t.Errorf("the invoice without a session: %d", p.status)
+	}
+}
+
+// pdfText is the text of the PDF behind a link.
+func (b *browser) pdfText(portal, link string) string {
+	b.t.Helper()
 	p := b.visitor(portal).get(b.t, link)
 	if p.status != http.StatusOK || p.header.Get("Content-Type") != "application/pdf" || !strings.HasPrefix(p.header.Get("Content-Disposition"), "attachment;") {
 		b.t.Fatalf("%s: %d %v", link, p.status, p.header)
@@ -113,24 +137,7 @@ func (b *browser) readInvoice(portal string) {
 	if err != nil {
 		b.t.Fatalf("pdftotext: %v\n%s", err, text)
 	}
-	for _, want := range []string{"Northwind Ltd", "Total"} {
-		if !strings.Contains(string(text), want) {
-			b.t.Errorf("the PDF has no %q:\n%s", want, text)
-		}
-	}
-	number := ""
-	for field := range strings.FieldsSeq(row) {
-		if strings.Contains(string(text), field) && strings.Count(field, "-") == 1 {
-			number = field
-		}
-	}
-	if number == "" {
-		b.t.Errorf("the PDF does not name the invoice of %q:\n%s", row, text)
-	}
-	// Without the session the address is worth nothing.
-	if p := newVisitor(b.t, portal).get(b.t, link); p.status != http.StatusUnauthorized || strings.HasPrefix(p.body, "%PDF") {
-		b.t.Errorf("the invoice without a session: %d", p.status)
-	}
+	return string(text)
 }
 
 func TestCancelAndKeep(t *testing.T) {

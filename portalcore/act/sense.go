@@ -140,17 +140,19 @@ func text(field, s string, limit int, required bool) error {
 		return &InvalidError{Field: field, Code: "required"}
 	case utf8.RuneCountInString(s) > limit:
 		return &InvalidError{Field: field, Code: "too_long", Args: map[string]any{"Count": limit}}
-	case !utf8.ValidString(s), strings.ContainsFunc(s, unprintable):
+	case !utf8.ValidString(s), strings.ContainsFunc(s, Unprintable):
 		return &InvalidError{Field: field, Code: "invalid"}
 	}
 	return nil
 }
 
-// unprintable are control characters, and those that turn the direction of text
-// around or break lines: on an invoice they show something else than what was
-// entered.
-func unprintable(r rune) bool {
-	return unicode.IsControl(r) || r >= 0x202A && r <= 0x202E || r >= 0x2066 && r <= 0x2069 || r == 0x2028 || r == 0x2029 || r == utf8.RuneError
+// Unprintable reports whether r is a control character or Invisible.
+func Unprintable(r rune) bool { return unicode.IsControl(r) || Invisible(r) }
+
+// Invisible reports whether r turns the direction of text around or breaks
+// lines: on an invoice it shows something else than what was entered.
+func Invisible(r rune) bool {
+	return r >= 0x202A && r <= 0x202E || r >= 0x2066 && r <= 0x2069 || r == 0x2028 || r == 0x2029 || r == utf8.RuneError
 }
 
 func sensibleDetails(d *billing.Details) error {

@@ -7,7 +7,6 @@ import (
 	"net/mail"
 	"slices"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/text/collate"
@@ -155,9 +154,12 @@ func addressInputs(a, stored billing.Address, locale string) []templates.Address
 	for _, field := range form.Fields {
 		add(field, true)
 	}
-	for field, value := range map[billing.AddressField]string{billing.FieldCity: a.City, billing.FieldState: a.State, billing.FieldPostalCode: a.PostalCode} {
-		if value != "" && !form.Asks(field) && a.Country == stored.Country {
-			add(field, false)
+	for _, rest := range []struct {
+		field billing.AddressField
+		value string
+	}{{billing.FieldCity, a.City}, {billing.FieldState, a.State}, {billing.FieldPostalCode, a.PostalCode}} {
+		if rest.value != "" && !form.Asks(rest.field) && a.Country == stored.Country {
+			add(rest.field, false)
 		}
 	}
 	return out
@@ -245,16 +247,10 @@ func (c *check) text(field string, limit int, required bool) string {
 		c.wrong(field, "required", nil)
 	case utf8.RuneCountInString(s) > limit:
 		c.wrong(field, "too_long", map[string]any{"count": limit})
-	case strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || invisible(r) }):
+	case strings.ContainsFunc(s, act.Unprintable):
 		c.wrong(field, "invalid", nil)
 	}
 	return s
-}
-
-// invisible are the characters that turn the direction of text around or break
-// lines: on an invoice they show something else than what was entered.
-func invisible(r rune) bool {
-	return r >= 0x202A && r <= 0x202E || r >= 0x2066 && r <= 0x2069 || r == 0x2028 || r == 0x2029 || r == utf8.RuneError
 }
 
 func (c *check) details(section string) (billing.Details, billing.Customer) {

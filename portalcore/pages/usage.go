@@ -19,6 +19,7 @@ import (
 	"github.com/shopspring/decimal"
 	"go.uber.org/zap"
 
+	"github.com/portalcore/caddy-billing-portal/portalcore/act"
 	"github.com/portalcore/caddy-billing-portal/portalcore/billing"
 	"github.com/portalcore/caddy-billing-portal/portalcore/policy"
 	"github.com/portalcore/caddy-billing-portal/templates"
@@ -436,7 +437,7 @@ func (l *look) meter(sub *billing.Subscription, ask *usageAsk, u *billing.MeterU
 func meterName(u *billing.MeterUsage) string {
 	name := strings.TrimSpace(strings.Map(func(r rune) rune {
 		switch {
-		case invisible(r):
+		case act.Invisible(r):
 			return -1
 		case unicode.IsControl(r):
 			return ' '
