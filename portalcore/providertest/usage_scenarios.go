@@ -321,9 +321,15 @@ func usageTwoMeters(s *scene) {
 	}
 }
 
-// usedIn are currencies, those whose minor unit is not what one would think, and those
+// usedIn are the names of currencies: those whose minor unit is not what one would think, and those
 // whose is. KWD amounts must end in 0 when they are charged.
-var usedIn = []string{"usd", "eur", "jpy", "kwd", "isk", "ugx", "mga"}
+var usedIn = func() []string {
+	list := make([]string, 0, len(currencies))
+	for _, c := range currencies {
+		list = append(list, c.currency)
+	}
+	return list
+}()
 
 // billed checks a customer's newest invoice against the oracle.
 func (s *scene) billed(customer string, a oracletest.Arrears) oracletest.ArrearsBill {
